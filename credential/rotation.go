@@ -1,0 +1,263 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/berth-dev/berth/api/v1alpha1"
+	"github.com/berth-dev/berth/naming"
+	"github.com/berth-dev/berth/step"
+)
+
+// errStaleView is a conflict, so that the kernel looks again instead of reporting it.
+var errStaleView = apierrors.NewConflict(schema.GroupResource{Resource: "secrets"}, "journal", errors.New("the journal is ahead of the status that was read"))
+
+// staleLoginPoll is how often an old login's sessions are counted; nothing can be watched there.
+const staleLoginPoll = 15 * time.Second
+
+// Prepare sets and tests the next version's login when one is due. The order is
+// journal, server, test; a crash anywhere repeats it with the same password.
+func (r *Rotation) Prepare(ctx context.Context) step.Outcome {
+	facts, err := r.facts(ctx)
+	if err != nil {
+		return step.Failed("JournalUnreadable", err)
+	}
+	due := Decide(facts)
+	if due.Version == 0 && facts.Lost {
+		return r.awaitIdle(ctx)
+	}
+	if due.Version == 0 {
+		return step.Done()
+	}
+	next, err := r.journalled(ctx, due.Version)
+	if err != nil {
+		return step.Failed("JournalNotWritten", err)
+	}
+	login, out := naming.Login(r.Owner, next.version), step.Done()
+	if err := r.server.SetLogin(ctx, login, Verifier(next.password)); err != nil {
+		return r.explain(err)
+	}
+	if due.Urgent {
+		ended, err := r.server.EndSessions(ctx, login)
+		if err != nil {
+			return r.explain(err)
+		}
+		out = out.Note("SessionsEnded", "Revocation ended %d sessions of %s.", ended, login)
+	}
+	if err := r.server.TestLogin(ctx, login, next.password); err != nil {
+		return r.explain(fmt.Errorf("testing login %s: %w", login, err))
+	}
+	r.pending = next
+	return out
+}
+
+// awaitIdle closes the previous login, since a password that was lost together
+// with its journal can only be replaced by one for the idle login.
+func (r *Rotation) awaitIdle(ctx context.Context) step.Outcome {
+	if out := r.Retire(ctx); !out.IsDone() {
+		return out
+	}
+	return step.Wait(time.Second, PasswordLost, "The Secret and its journal are gone; a new password is made next.")
+}
+
+// facts gathers what Decide needs. The journal is read only when the Secret
+// is not the one this process verified last.
+func (r *Rotation) facts(ctx context.Context) (Facts, error) {
+	current := *r.Current
+	f := Facts{Now: r.keeper.Clock.Now(), Current: current, Spec: r.Spec}
+	if current == nil {
+		return f, nil
+	}
+	if r.secret != nil && r.keeper.sighting(r.Object.GetUID()).verified == r.secret.ResourceVersion {
+		return f, nil
+	}
+	journal, _, err := r.readJournal(ctx)
+	if err != nil {
+		return f, err
+	}
+	published := r.published()
+	switch {
+	case journal != nil && journal.version == current.Version+1 && published.login == naming.Login(r.Owner, journal.version):
+		f.Unrecorded = true
+	case journal != nil && journal.version == current.Version:
+		r.pending = &entry{current.Version, journal.password}
+	case published.login != current.Login || published.password == "":
+		f.Lost = true
+	default:
+		f.Lost = r.server.TestLogin(ctx, current.Login, published.password) != nil
+	}
+	return f, nil
+}
+
+type published struct{ login, password string }
+
+func (r *Rotation) published() published {
+	if r.secret == nil {
+		return published{}
+	}
+	return published{string(r.secret.Data[KeyUsername]), string(r.secret.Data[KeyPassword])}
+}
+
+// journalled returns the journal's entry for version, writing it first if need be.
+func (r *Rotation) journalled(ctx context.Context, version int64) (*entry, error) {
+	journal, old, err := r.readJournal(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case journal != nil && *r.Current != nil && journal.version > version:
+		return nil, errStaleView
+	case journal != nil && journal.version == version:
+		return journal, nil
+	}
+	next := &entry{version, NewPassword(r.Password)}
+	return next, r.writeJournal(ctx, next, old)
+}
+
+// Publish brings the Secret to the newest tested version, or repairs it, and
+// records in the status what it tells.
+func (r *Rotation) Publish(ctx context.Context) step.Outcome {
+	login, password := r.published().login, r.published().password
+	if r.pending != nil {
+		login, password = naming.Login(r.Owner, r.pending.version), r.pending.password
+	}
+	data, err := Data(r.Connect(login, password), r.Templates)
+	if err != nil {
+		return step.Blocked("TemplateInvalid", "%v", err)
+	}
+	if out := r.write(ctx, data); !out.IsDone() {
+		return out
+	}
+	now, out := r.keeper.Clock.Now(), step.Done()
+	if current := *r.Current; r.pending != nil && (current == nil || r.pending.version > current.Version) {
+		*r.Current = &v1alpha1.CredentialStatus{
+			Login: login, Version: r.pending.version, PublishedAt: metav1.NewTime(now.Truncate(time.Second)),
+		}
+		if current != nil {
+			(*r.Current).Previous = current.Login
+			out = out.Note("Rotated", "Version %d with login %s is published.", r.pending.version, login)
+		}
+	}
+	current := *r.Current
+	current.RotatesAt = metav1.NewTime(NextRotation(current.PublishedAt.Time, r.Policy.Period.Duration, string(r.Object.GetUID())))
+	r.keeper.note(r.Object.GetUID(), func(s *sighting) {
+		s.verified = r.secret.ResourceVersion
+		if s.version != current.Version {
+			s.version, s.since = current.Version, now
+		}
+	})
+	if current.Previous != "" && !now.Before(current.RotatesAt.Time) {
+		return out // due, but Retire has to see the previous login idle first, and asks for that look
+	}
+	return out.Again(max(time.Second, current.RotatesAt.Sub(now)))
+}
+
+// write makes the Secret hold exactly data. A Secret that is not the tenant's is left alone.
+func (r *Rotation) write(ctx context.Context, data map[string][]byte) step.Outcome {
+	want := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.key().Namespace, Name: r.SecretName}}
+	if r.secret != nil {
+		want = r.secret.DeepCopy()
+	}
+	before := want.DeepCopy()
+	want.Data = data
+	if want.Labels == nil {
+		want.Labels = map[string]string{}
+	}
+	maps.Copy(want.Labels, naming.Labels(r.Kind, r.Object.GetName()))
+	want.OwnerReferences = nil
+	if err := controllerutil.SetControllerReference(r.Object, want, r.keeper.Client.Scheme()); err != nil {
+		return step.Failed("SecretNotWritten", err)
+	}
+	var err error
+	switch {
+	case r.secret == nil:
+		err = r.keeper.Client.Create(ctx, want)
+	case !reflect.DeepEqual(before, want):
+		err = r.keeper.Client.Update(ctx, want)
+	}
+	if apierrors.IsAlreadyExists(err) {
+		return r.collide(ctx)
+	}
+	if err != nil {
+		return step.Failed("SecretNotWritten", fmt.Errorf("writing Secret %s: %w", r.SecretName, err))
+	}
+	r.secret = want
+	return step.Done()
+}
+
+// collide tells a Secret of ours that the cache has not seen yet from one of somebody else.
+func (r *Rotation) collide(ctx context.Context) step.Outcome {
+	there := &corev1.Secret{}
+	if err := r.keeper.Live.Get(ctx, r.key(), there); err != nil {
+		return step.Failed("SecretUnreadable", fmt.Errorf("reading Secret %s: %w", r.SecretName, err))
+	}
+	if r.owns(there) {
+		return step.Failed("SecretNotWritten", apierrors.NewConflict(schema.GroupResource{Resource: "secrets"}, r.SecretName, errors.New("the cache is behind")))
+	}
+	return step.Blocked("SecretNotOurs", "Secret %s exists and was not written for this %s. Choose another spec.secretName, or delete that Secret.",
+		r.SecretName, r.Kind).Again(time.Minute)
+}
+
+// Retire closes the previous login once every consumer acknowledged the current
+// version or the propagation time has passed, and no session uses it. A
+// revocation waits for neither.
+func (r *Rotation) Retire(ctx context.Context) step.Outcome {
+	current, out := *r.Current, step.Done()
+	if current == nil || current.Previous == "" {
+		return out
+	}
+	revoked := r.Spec.RevokedThrough >= current.Version-1
+	if revoked {
+		ended, err := r.revoke(ctx, current.Previous)
+		if err != nil {
+			return r.explain(err)
+		}
+		out = out.Note("Revoked", "Login %s is closed; %d sessions were ended.", current.Previous, ended)
+	} else {
+		if held := r.holdLeft(current); held > 0 {
+			return step.Wait(held, "Propagating", "Login %s stays open until consumers have had %s to see version %d.",
+				current.Previous, r.Policy.Propagation.Duration, current.Version)
+		}
+		sessions, err := r.server.Sessions(ctx, current.Previous)
+		if err != nil {
+			return r.explain(err)
+		}
+		if sessions > 0 {
+			return step.Wait(staleLoginPoll, "StaleLoginInUse", "Login %s still has sessions; rotation pauses until they end. `berth revoke` ends them.", current.Previous)
+		}
+		if err := r.server.DisableLogin(ctx, current.Previous); err != nil {
+			return r.explain(err)
+		}
+	}
+	current.Previous = ""
+	return out
+}
+
+func (r *Rotation) revoke(ctx context.Context, login string) (int, error) {
+	if err := r.server.DisableLogin(ctx, login); err != nil {
+		return 0, err
+	}
+	return r.server.EndSessions(ctx, login)
+}
+
+func (r *Rotation) holdLeft(current *v1alpha1.CredentialStatus) time.Duration {
+	if Acknowledged(r.Consumers, current.Version) {
+		return 0
+	}
+	now := r.keeper.Clock.Now()
+	s := r.keeper.note(r.Object.GetUID(), func(s *sighting) {
+		if s.version != current.Version {
+			s.version, s.since = current.Version, now
+		}
+	})
+	return r.Policy.Propagation.Duration - now.Sub(s.since)
+}
