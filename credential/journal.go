@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -32,10 +33,10 @@ func (r *Rotation) journalKey() client.ObjectKey {
 // when there is none, the entry alone when it makes no sense.
 func (r *Rotation) readJournal(ctx context.Context) (*entry, *corev1.Secret, error) {
 	secret := &corev1.Secret{}
-	if err := r.keeper.Live.Get(ctx, r.journalKey(), secret); err != nil {
-		if client.IgnoreNotFound(err) == nil {
-			return nil, nil, nil
-		}
+	switch err := r.keeper.Live.Get(ctx, r.journalKey(), secret); {
+	case apierrors.IsNotFound(err):
+		return nil, nil, nil
+	case err != nil:
 		return nil, nil, fmt.Errorf("reading the journal: %w", err)
 	}
 	version, err := strconv.ParseInt(string(secret.Data["version"]), 10, 64)

@@ -134,7 +134,7 @@ func (r *Rotation) Publish(ctx context.Context) step.Outcome {
 	if err != nil {
 		return step.Blocked("TemplateInvalid", "%v", err)
 	}
-	if out := r.write(ctx, data); !out.IsDone() {
+	if out := r.Write(ctx, data); !out.IsDone() {
 		return out
 	}
 	now, out := r.keeper.Clock.Now(), step.Done()
@@ -161,8 +161,8 @@ func (r *Rotation) Publish(ctx context.Context) step.Outcome {
 	return out.Again(max(time.Second, current.RotatesAt.Sub(now)))
 }
 
-// write makes the Secret hold exactly data. A Secret that is not the tenant's is left alone.
-func (r *Rotation) write(ctx context.Context, data map[string][]byte) step.Outcome {
+// Write makes the Secret hold exactly data. A Secret that is not the tenant's is left alone.
+func (r *Rotation) Write(ctx context.Context, data map[string][]byte) step.Outcome {
 	want := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.key().Namespace, Name: r.SecretName}}
 	if r.secret != nil {
 		want = r.secret.DeepCopy()

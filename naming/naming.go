@@ -24,6 +24,8 @@ const (
 	ManagedBy      = "berth"
 	KindLabel      = "berth.dev/kind"
 	OwnerLabel     = "berth.dev/owner"
+	ClaimKind      = "databaseclaim" // values of KindLabel
+	RoleKind       = "roleclaim"
 	Finalizer      = "berth.dev/release"
 )
 
@@ -31,6 +33,12 @@ const (
 // and object names hold no underscore, so two claims never share one.
 func Owner(namespace, name string) string {
 	return fit(namespace+"_"+name, OwnerLimit, "_")
+}
+
+// RoleOwner is the default name of a role claim's role. The two underscores
+// keep it apart from every claim's.
+func RoleOwner(namespace, name string) string {
+	return fit(namespace+"__"+name, OwnerLimit, "__")
 }
 
 // Login is the login that version of a credential uses: _a when odd, _b when even.

@@ -19,7 +19,7 @@ func TestDerivedNamesFitAndDiffer(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ns1, n1, ns2, n2 := label(t, "ns1"), label(t, "n1"), label(t, "ns2"), label(t, "n2")
 		for what, derive := range map[string]func(ns, n string) string{
-			"owner": naming.Owner, "server": naming.DedicatedServer,
+			"owner": naming.Owner, "role": naming.RoleOwner, "server": naming.DedicatedServer,
 		} {
 			a, b := derive(ns1, n1), derive(ns2, n2)
 			if (ns1 == ns2 && n1 == n2) != (a == b) {

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
 // Stalled is the condition that tells kstatus that waiting will not help: it
@@ -69,4 +71,10 @@ type Plan[T Object, S any] struct {
 	Batch     bool   // steps whose condition is True are not run again
 	Open      func(ctx context.Context, obj T) (S, error)
 	Up, Down  []Step[S]
+}
+
+// Backoff spaces the retries of a failing object: 0.5 s doubling to 2 min, for
+// each object on its own, so that one never slows another.
+func Backoff() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](500*time.Millisecond, 2*time.Minute)
 }

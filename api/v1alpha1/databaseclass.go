@@ -68,7 +68,7 @@ type DatabaseClassSpec struct {
 	Allow Allowances `json:"allow,omitempty"`
 	// +kubebuilder:default={}
 	Password PasswordPolicy `json:"password,omitempty"`
-	// +kubebuilder:default={}
+	// +kubebuilder:default={period: "60m", floor: "60m"}
 	Rotation RotationPolicy `json:"rotation,omitempty"`
 	// +kubebuilder:default={}
 	Deletion DeletionPolicy `json:"deletion,omitempty"`
@@ -150,6 +150,9 @@ type DeletionPolicy struct {
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="spec.deletion.undoWindow: must not be negative"
 	UndoWindow metav1.Duration `json:"undoWindow,omitempty"`
 }
+
+// Retain keeps the database of a deleted claim for ever.
+const Retain = "Retain"
 
 // DatabaseClassStatus is what berth found.
 type DatabaseClassStatus struct {
