@@ -97,6 +97,9 @@ func (k *Keeper) Forget(uid types.UID) {
 	delete(k.seen, uid)
 }
 
+// Published reports whether the tenant's Secret exists.
+func (r *Rotation) Published() bool { return r.secret != nil }
+
 func (k *Keeper) sighting(uid types.UID) sighting {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -225,7 +225,7 @@ func (r *Rotation) Retire(ctx context.Context) step.Outcome {
 	} else {
 		if held := r.holdLeft(current); held > 0 {
 			return step.Wait(held, "Propagating", "Login %s stays open until consumers have had %s to see version %d.",
-				current.Previous, r.Policy.Propagation.Duration, current.Version)
+				current.Previous, r.Policy.Hold(), current.Version)
 		}
 		sessions, err := r.server.Sessions(ctx, current.Previous)
 		if err != nil {
@@ -259,5 +259,5 @@ func (r *Rotation) holdLeft(current *v1alpha1.CredentialStatus) time.Duration {
 			s.version, s.since = current.Version, now
 		}
 	})
-	return r.Policy.Propagation.Duration - now.Sub(s.since)
+	return r.Policy.Hold() - now.Sub(s.since)
 }

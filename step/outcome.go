@@ -67,6 +67,14 @@ func (o Outcome) Note(reason, format string, args ...any) Outcome {
 // IsDone reports whether the step reached what it is for.
 func (o Outcome) IsDone() bool { return o.verdict == done }
 
+// Text is the outcome in words: its reason, and what it says to people.
+func (o Outcome) Text() string {
+	if o.IsDone() {
+		return ""
+	}
+	return o.reason + ": " + o.message
+}
+
 func bounded(format string, args ...any) string {
 	text := strings.ToValidUTF8(fmt.Sprintf(format, args...), "?")
 	if len(text) <= messageLimit {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +49,7 @@ func (r *Reconciler[T, S]) Reconcile(ctx context.Context, obj T) (ctrl.Result, e
 
 	p := &pass[T, S]{plan: &r.Plan, obj: obj, now: r.Clock.Now(), down: down}
 	out := p.run(ctx)
+	r.emit(obj, p.notes) // they tell what was done, whatever becomes of the status
 	if apierrors.IsConflict(out.err) {
 		return settle(out.err)
 	}
@@ -93,7 +95,11 @@ func (r *Reconciler[T, S]) tell(obj T, p *pass[T, S]) {
 	for _, condition := range p.overdue {
 		overdue.WithLabelValues(r.Plan.Kind, condition).Inc()
 	}
-	for _, e := range p.events {
+	r.emit(obj, p.events)
+}
+
+func (r *Reconciler[T, S]) emit(obj T, list []event) {
+	for _, e := range list {
 		r.Events.Eventf(obj, nil, e.kind, e.reason, "Reconcile", "%s", e.message)
 	}
 }
@@ -107,6 +113,7 @@ type pass[T Object, S any] struct {
 	transitions []metav1.Condition
 	overdue     []string
 	events      []event
+	notes       []event
 }
 
 type event struct{ kind, reason, message string }
@@ -122,6 +129,7 @@ func (p *pass[T, S]) run(ctx context.Context) Outcome {
 	if err != nil {
 		out := Failed(ReadFailed, fmt.Errorf("reading what %s needs: %w", p.obj.GetName(), err))
 		p.conclude(out)
+		p.warn(p.plan.Root, out)
 		return out
 	}
 	var verdict Outcome
@@ -156,7 +164,7 @@ func (p *pass[T, S]) take(ctx context.Context, s Step[S], scope S) Outcome {
 	out := s.run(ctx, scope)
 	seconds.WithLabelValues(p.plan.Kind, s.condition).Observe(time.Since(started).Seconds())
 	for _, n := range out.notes {
-		p.events = append(p.events, event{corev1.EventTypeNormal, n.reason, n.message})
+		p.notes = append(p.notes, event{corev1.EventTypeNormal, n.reason, n.message})
 	}
 	if out.IsDone() {
 		p.set(s.condition, metav1.ConditionTrue, s.condition, "")
@@ -170,22 +178,31 @@ func (p *pass[T, S]) take(ctx context.Context, s Step[S], scope S) Outcome {
 		if left := s.within - p.now.Sub(since); left > 0 {
 			out.after = sooner(out.after, left)
 		} else {
-			out.message = bounded("%s (this takes longer than %s)", out.message, s.within)
-			p.late(s.condition, out)
+			out.message = p.late(s, out)
 		}
 	}
 	p.set(s.condition, metav1.ConditionFalse, out.reason, out.message)
+	p.warn(s.condition, out)
 	return out
 }
 
-// late tells once that a condition is past its deadline: the pass that changes its message.
-func (p *pass[T, S]) late(condition string, out Outcome) {
-	c := meta.FindStatusCondition(*p.obj.Conditions(), condition)
-	if c != nil && c.Reason == out.reason && c.Message == out.message {
-		return
+// late puts before the message that the condition is past its deadline, and
+// tells it once: while the condition stays untrue, its last message says so too.
+func (p *pass[T, S]) late(s Step[S], out Outcome) string {
+	prefix := fmt.Sprintf("Takes longer than %s: ", s.within)
+	message := bounded("%s%s", prefix, out.message)
+	if c := meta.FindStatusCondition(*p.obj.Conditions(), s.condition); c == nil || !strings.HasPrefix(c.Message, prefix) {
+		p.overdue = append(p.overdue, s.condition)
+		p.events = append(p.events, event{corev1.EventTypeWarning, Overdue, bounded("%s: %s", s.condition, message)})
 	}
-	p.overdue = append(p.overdue, condition)
-	p.events = append(p.events, event{corev1.EventTypeWarning, Overdue, condition + ": " + out.message})
+	return message
+}
+
+// warn tells that a condition came to need a person, or another try.
+func (p *pass[T, S]) warn(condition string, out Outcome) {
+	if meta.FindStatusCondition(p.transitions, condition) != nil && (out.verdict == blocked || out.verdict == failed) {
+		p.events = append(p.events, event{corev1.EventTypeWarning, out.reason, out.message})
+	}
 }
 
 // conclude writes the root condition and Stalled from what stopped the pass.
@@ -197,11 +214,7 @@ func (p *pass[T, S]) conclude(out Outcome) {
 	}
 	switch {
 	case p.down:
-		message := "Everything is released."
-		if !out.IsDone() {
-			message = bounded("%s: %s", out.reason, out.message)
-		}
-		p.set(p.plan.Root, metav1.ConditionFalse, Deleting, message)
+		p.set(p.plan.Root, metav1.ConditionFalse, Deleting, bounded("%s", cmp.Or(out.Text(), "Everything is released.")))
 	case out.IsDone():
 		p.set(p.plan.Root, metav1.ConditionTrue, p.plan.Root, "")
 	default:
@@ -209,11 +222,6 @@ func (p *pass[T, S]) conclude(out Outcome) {
 	}
 	if c := meta.FindStatusCondition(p.transitions, p.plan.Root); c != nil && c.Status == metav1.ConditionTrue {
 		p.events = append(p.events, event{corev1.EventTypeNormal, c.Reason, "All steps hold."})
-	}
-	if out.verdict == blocked || out.verdict == failed {
-		if c := meta.FindStatusCondition(p.transitions, p.plan.Root); c != nil {
-			p.events = append(p.events, event{corev1.EventTypeWarning, out.reason, out.message})
-		}
 	}
 }
 

@@ -100,6 +100,7 @@ type DatabaseClaimSpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.all(s, size(bytes(s)) <= 63 && !s.startsWith('pg_') && s != 'information_schema' && !s.matches('[\\\\x00-\\\\x1f\\\\x7f]'))",message="spec.schemas: schema names have 1 to 63 bytes, no control characters, and are not PostgreSQL's own (pg_*, information_schema)"
 	// +listType=set
 	Schemas []string `json:"schemas,omitempty"`
 	// Extensions to have in the database; the class says which are allowed.
@@ -187,7 +188,7 @@ type SourceDataFrom struct {
 // +kubebuilder:validation:XValidation:rule="has(self.secretRef)",message="spec.sourceDataFrom.database.secretRef: name a Secret of this namespace with uri_dsn.txt, or with password beside spec.sourceDataFrom.database.dsn"
 type SourceDatabase struct {
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="!self.matches('^[a-z]+://[^/@]*:[^/@]+@') && !self.matches('password *=')",message="spec.sourceDataFrom.database.dsn: must not hold a password, since anyone who reads the claim would see it; put it in the Secret's key password"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^[a-zA-Z]+://[^@]*:[^@]+@') && !self.matches('password[[:space:]]*=')",message="spec.sourceDataFrom.database.dsn: must not hold a password, since anyone who reads the claim would see it; put it in the Secret's key password"
 	DSN       string           `json:"dsn,omitempty"`
 	SecretRef *SecretReference `json:"secretRef,omitempty"`
 }

@@ -1,6 +1,10 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // Conditions of a DatabaseClass. Unused is True once, while deleting, when no
 // claim of the class is left.
@@ -65,18 +69,18 @@ type DatabaseClassSpec struct {
 	AllowedNamespaces []string `json:"allowedNamespaces,omitempty"`
 
 	// +kubebuilder:default={}
-	Allow Allowances `json:"allow,omitempty"`
+	Allow Allowances `json:"allow,omitzero"`
 	// +kubebuilder:default={}
-	Password PasswordPolicy `json:"password,omitempty"`
+	Password PasswordPolicy `json:"password,omitzero"`
 	// +kubebuilder:default={period: "60m", floor: "60m"}
-	Rotation RotationPolicy `json:"rotation,omitempty"`
+	Rotation RotationPolicy `json:"rotation,omitzero"`
 	// +kubebuilder:default={}
-	Deletion DeletionPolicy `json:"deletion,omitempty"`
+	Deletion DeletionPolicy `json:"deletion,omitzero"`
 
 	// DriftInterval is how often a Ready claim's database is looked at again.
 	// +kubebuilder:default="30m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="spec.driftInterval: must be at least 1s, such as 30m"
-	DriftInterval metav1.Duration `json:"driftInterval,omitempty"`
+	DriftInterval metav1.Duration `json:"driftInterval,omitzero"`
 }
 
 // ServerAccess says how berth reaches an existing server. The Secret holds
@@ -124,17 +128,17 @@ type RotationPolicy struct {
 	// rotates up to a tenth earlier, so that claims do not rotate together.
 	// +kubebuilder:default="60m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('1440m')",message="spec.rotation.period: must be at most 1440m"
-	Period metav1.Duration `json:"period,omitempty"`
+	Period metav1.Duration `json:"period,omitzero"`
 	// Floor is the shortest period this class accepts. Lower it with care:
 	// consumers must see a new Secret well within it.
 	// +kubebuilder:default="60m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="spec.rotation.floor: must be at least 1s"
-	Floor metav1.Duration `json:"floor,omitempty"`
+	Floor metav1.Duration `json:"floor,omitzero"`
 	// Propagation is how long a consumer may take to see a new Secret. The
 	// previous login stays open at least that long.
 	// +kubebuilder:default="2m"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('24h')",message="spec.rotation.propagation: must be between 0s and 24h"
-	Propagation metav1.Duration `json:"propagation,omitempty"`
+	Propagation *metav1.Duration `json:"propagation,omitempty"`
 }
 
 // DeletionPolicy is what becomes of a database whose claim is deleted.
@@ -148,11 +152,27 @@ type DeletionPolicy struct {
 	// database back.
 	// +kubebuilder:default="24h"
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="spec.deletion.undoWindow: must not be negative"
-	UndoWindow metav1.Duration `json:"undoWindow,omitempty"`
+	UndoWindow *metav1.Duration `json:"undoWindow,omitempty"`
 }
 
 // Retain keeps the database of a deleted claim for ever.
 const Retain = "Retain"
+
+// Window is the undo window; a class that the API server did not default has a day.
+func (p DeletionPolicy) Window() time.Duration {
+	if p.UndoWindow == nil {
+		return 24 * time.Hour
+	}
+	return p.UndoWindow.Duration
+}
+
+// Hold is the propagation time; a class that the API server did not default has 2 minutes.
+func (p RotationPolicy) Hold() time.Duration {
+	if p.Propagation == nil {
+		return 2 * time.Minute
+	}
+	return p.Propagation.Duration
+}
 
 // DatabaseClassStatus is what berth found.
 type DatabaseClassStatus struct {

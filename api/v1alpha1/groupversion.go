@@ -61,6 +61,8 @@ type CredentialStatus struct {
 	// Previous is the login that is still open to consumers which have not
 	// seen the current version yet.
 	Previous string `json:"previous,omitempty"`
+	// PreviousVersion is the version that Previous belongs to.
+	PreviousVersion int64 `json:"previousVersion,omitempty"`
 }
 
 // RotationSpec asks for rotations by version, so that a request is never
@@ -69,10 +71,12 @@ type RotationSpec struct {
 	// MinVersion asks for a credential of at least this version.
 	// `berth rotate` sets it to the current version plus one.
 	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000000000
 	MinVersion int64 `json:"minVersion,omitempty"`
 	// RevokedThrough takes all logins of this and earlier versions away at
 	// once and ends their sessions. `berth revoke` sets it to the current version.
 	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000000000
 	RevokedThrough int64 `json:"revokedThrough,omitempty"`
 }
 

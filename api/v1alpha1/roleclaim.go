@@ -59,7 +59,7 @@ type RoleClaimSpec struct {
 	// the Secret is a copy of the claim's.
 	// +kubebuilder:validation:MinProperties=1
 	// +kubebuilder:validation:MaxProperties=64
-	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) > 0 && size(k) <= 63 && !k.startsWith('pg_') && k != 'information_schema')",message="spec.schemarolemap: schema names have 1 to 63 bytes and are not PostgreSQL's own (pg_*, information_schema)"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) > 0 && size(bytes(k)) <= 63 && !k.startsWith('pg_') && k != 'information_schema')",message="spec.schemarolemap: schema names have 1 to 63 bytes and are not PostgreSQL's own (pg_*, information_schema)"
 	SchemaRoleMap map[string]SchemaRole `json:"schemarolemap,omitempty"`
 	// UserName is the role behind the logins, which add _a and _b; empty lets berth choose.
 	// +kubebuilder:validation:MinLength=1

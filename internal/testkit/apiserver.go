@@ -2,9 +2,7 @@ package testkit
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -18,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/berth-dev/berth/deploy"
 	"github.com/berth-dev/berth/dev"
 )
 
@@ -31,7 +30,7 @@ var controlPlane struct {
 }
 
 // APIServer returns an administrator's access to the control plane that the
-// test process shares, with the definitions of deploy/crds installed.
+// test process shares, with the manifests of deploy installed.
 func APIServer(t testing.TB) *rest.Config {
 	t.Helper()
 	return sharedControlPlane(t).Config()
@@ -95,9 +94,5 @@ func startControlPlane(repository string) (*dev.ControlPlane, error) {
 		return nil, err
 	}
 	atExit(func() { _ = c.Stop() })
-	definitions := filepath.Join(repository, "deploy", "crds")
-	if _, err := os.Stat(definitions); errors.Is(err, fs.ErrNotExist) {
-		return c, nil
-	}
-	return c, dev.InstallCRDs(ctx, c.Config(), os.DirFS(definitions))
+	return c, dev.InstallCRDs(ctx, c.Config(), deploy.Files)
 }

@@ -1,56 +1,74 @@
-// Package testkit gives tests real servers: a Kubernetes API and PostgreSQL.
+// Package testkit starts the real programs that tests need: PostgreSQL servers
+// of several majors, and an API server. Each is started once per test process,
+// when first asked for, and is gone with its files when that process ends.
 //
-// A test process starts each server once, when first asked for it. A package
-// that asks calls Main from its TestMain, which stops them. It imports no kind
-// and no API type, so that every package's tests can use it.
+// It fakes nothing. A program that is missing fails the test with the command
+// that installs it.
 package testkit
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 )
 
-var cleanups struct {
+var exits struct {
 	sync.Mutex
-	list []func()
+	work []func()
 }
 
-// Main runs the tests, stops what they started, and exits with their code.
-func Main(m interface{ Run() int }) {
+// atExit has f run after the tests of this process, last registered first.
+func atExit(f func()) {
+	exits.Lock()
+	defer exits.Unlock()
+	exits.work = append(exits.work, f)
+}
+
+// Main runs the tests, stops everything that was started, then runs checks,
+// and exits. TestMain of a package that uses the testkit calls it.
+func Main(m interface{ Run() int }, checks ...func() error) {
 	code := m.Run()
-	cleanups.Lock()
-	list := cleanups.list
-	cleanups.Unlock()
-	for _, stop := range slices.Backward(list) {
-		stop()
+	exits.Lock()
+	work := exits.work
+	exits.work = nil
+	exits.Unlock()
+	for i := len(work) - 1; i >= 0; i-- {
+		work[i]()
+	}
+	for _, check := range checks {
+		if err := check(); err != nil && code == 0 {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
 	}
 	os.Exit(code)
 }
 
-// atExit has Main call stop after the tests, the latest first.
-func atExit(stop func()) {
-	cleanups.Lock()
-	defer cleanups.Unlock()
-	cleanups.list = append(cleanups.list, stop)
-}
-
-// root is the repository's folder: the nearest one above with a go.mod.
+// root is the repository's folder.
 func root(t testing.TB) string {
 	t.Helper()
-	dir, err := os.Getwd()
+	dir, err := findRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
+	return dir
+}
+
+// findRoot is the folder of go.mod, at or above the working directory.
+func findRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("finding the repository: %w", err)
+	}
+	for ; ; dir = filepath.Dir(dir) {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
+			return dir, nil
 		}
 		if dir == filepath.Dir(dir) {
-			t.Fatal("no go.mod above the working folder")
+			return "", errors.New("finding the repository: there is no go.mod above the working directory")
 		}
-		dir = filepath.Dir(dir)
 	}
 }
