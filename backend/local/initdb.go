@@ -27,7 +27,7 @@ const (
 // earlier, interrupted one left is made anew.
 func (s *server) make(ctx context.Context) error {
 	r := s.read()
-	if r.Made || r.Port == 0 && exists(s.path("data")) {
+	if r.Made {
 		return s.checkData()
 	}
 	select {
@@ -114,5 +114,3 @@ func (s *server) initdb(ctx context.Context, major int) error {
 	return &finding{backend.Observed{Reason: NotMade,
 		Message: "The server cannot be made yet: initdb says: " + lastLine(out.String(), initErrors) + "."}}
 }
-
-func exists(p string) bool { _, err := os.Stat(p); return err == nil }

@@ -35,8 +35,7 @@ func (s *server) awaitLogin(ctx context.Context, p *running) (postgres.Target, e
 	if err != nil {
 		return postgres.Target{}, fmt.Errorf("reading password: %w", err)
 	}
-	port := s.read().Port
-	admin := postgres.Target{Host: host, Port: uint16(port), User: superuser, Password: string(password), Database: "postgres", SSLMode: "disable"}
+	admin := administrator(s.read(), string(password))
 	timer := time.NewTimer(firstLook)
 	defer timer.Stop()
 	for pause := firstLook; ; pause = min(pause*5/4, longLook) {

@@ -54,8 +54,6 @@ func (b *Backend) start(s *server) {
 }
 
 // run does work for s until it ends by itself or s.end is called. The caller holds the lock.
-//
-//nolint:contextcheck // a server outlives the call that starts it
 func (b *Backend) run(s *server, work func(context.Context)) {
 	ctx, end := context.WithCancel(b.life)
 	ended := make(chan struct{})

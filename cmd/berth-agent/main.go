@@ -1,0 +1,28 @@
+// Command berth-agent is what berth runs beside a tenant's program. It links
+// no Kubernetes client.
+package main
+
+import (
+	"fmt"
+
+	"github.com/alecthomas/kong"
+)
+
+var version = "development" // set when a release is built
+
+type versionCmd struct{}
+
+// Run prints the version.
+func (versionCmd) Run() error {
+	fmt.Println("berth-agent " + version)
+	return nil
+}
+
+func main() {
+	var commands struct {
+		Version versionCmd `cmd:"" help:"Print the version."`
+	}
+	k := kong.Parse(&commands, kong.Name("berth-agent"), kong.UsageOnError(),
+		kong.Description("What berth runs beside a tenant's program."))
+	k.FatalIfErrorf(k.Run())
+}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/berth-dev/berth/backend"
+	"github.com/berth-dev/berth/backend/existing"
+	"github.com/berth-dev/berth/backend/local"
+)
+
+// ControllerCmd runs the controllers of a cluster until it is told to stop.
+type ControllerCmd struct {
+	MetricsAddress string `help:"Where Prometheus finds the metrics; 0 for nowhere." default:"127.0.0.1:9090"`
+	HealthAddress  string `help:"Where /healthz and /readyz answer; 0 for nowhere." default:"127.0.0.1:8081"`
+	LeaderElect    bool   `help:"Work only while this process is the leader." default:"true" negatable:""`
+	LocalServers   string `help:"Offer backend local, with its servers in this folder." type:"path"`
+	PostgreSQL     string `help:"Folder that holds <major>/bin/postgres for backend local." type:"path"`
+}
+
+// Help shows how to run it.
+func (ControllerCmd) Help() string {
+	return "Example, against the cluster of your kubeconfig:\n\n  berth controller --no-leader-elect"
+}
+
+// Run runs the controllers until ctx ends.
+func (c *ControllerCmd) Run(ctx context.Context, g *Globals) (err error) {
+	config, err := g.Config()
+	if err != nil {
+		return err
+	}
+	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	mgr, err := newManager(config, listen{c.MetricsAddress, c.HealthAddress}, c.LeaderElect)
+	if err != nil {
+		return err
+	}
+	backends := map[string]backend.Backend{"existing": existing.New(mgr.GetAPIReader())}
+	if c.LocalServers != "" {
+		servers, err := newLocal(c.LocalServers, c.PostgreSQL)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, servers.Close()) }()
+		backends["local"] = servers
+	}
+	servers := newServers()
+	defer servers.Close()
+	if err := addControllers(ctx, mgr, backends, servers); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+func newLocal(dir, postgresql string) (*local.Backend, error) {
+	b, err := local.New(local.Options{Dir: dir, Bin: postgresql, Log: func(format string, args ...any) {
+		slog.Info(fmt.Sprintf(format, args...))
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("opening local servers: %w", err)
+	}
+	return b, nil
+}
