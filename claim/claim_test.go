@@ -325,7 +325,7 @@ func TestClassRefusesAllAtOnce(t *testing.T) {
 
 func TestMajorVersionIsNeverChangedSilently(t *testing.T) {
 	t.Parallel()
-	w := world.New(t, world.Options{Class: func(s *v1alpha1.DatabaseClassSpec) {}})
+	w := world.New(t, world.Options{})
 	c := w.Claim("version")
 	w.Make(c)
 	w.Ready(c)

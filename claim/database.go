@@ -31,8 +31,9 @@ func (w *Worker) ensureDatabase(ctx context.Context, s *scope) step.Outcome {
 
 func (s *scope) wantDatabase(cluster string) postgres.Database {
 	return postgres.Database{
-		Name: s.database(), Owner: s.owner(), Marker: postgres.Marker{Cluster: cluster, Claim: s.key(), Kind: "DatabaseClaim"},
-		Adopt: s.claim.Spec.AdoptExisting, External: s.external(),
+		Name: s.database(), Owner: s.owner(),
+		Marker: postgres.Marker{Cluster: cluster, Claim: s.key(), Kind: postgres.DatabaseClaim, Retain: s.retains()},
+		Adopt:  s.claim.Spec.AdoptExisting, External: s.external(),
 		Schemas: s.claim.Spec.Schemas, Extensions: s.claim.Spec.Extensions,
 	}
 }

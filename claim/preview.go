@@ -82,3 +82,22 @@ func (s *scope) objects() []string {
 	}
 	return objects
 }
+
+// PreviewClass says what keeping class would do now, and does none of it.
+func (w *Worker) PreviewClass(ctx context.Context, class *v1alpha1.DatabaseClass) (backend.Preview, error) {
+	var p backend.Preview
+	b, id := w.Finder.Backends[class.Spec.Backend], naming.SharedServer(class.Name)
+	if b == nil || class.Spec.Dedicated {
+		return p, nil
+	}
+	found, err := b.Observe(ctx, backend.Server{ID: id, Class: class})
+	switch {
+	case err != nil:
+		p.Stops = backend.Outcome(err).Text()
+	case !found.Exists && !found.Permanent && class.Spec.Server == nil:
+		p.Objects = []string{fmt.Sprintf("server %s (backend %s)", id, class.Spec.Backend)}
+	case !found.Usable:
+		p.Stops = found.Finding().Text()
+	}
+	return p, nil
+}

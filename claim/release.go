@@ -14,8 +14,8 @@ import (
 )
 
 // releaseGrace is how long the deletion of a claim that had its database waits
-// for a server that does not answer or refuses. After that the claim goes, and the sweeper releases what it left
-// as soon as the server is back.
+// for a server that does not answer or refuses. After that the claim goes, and
+// the sweeper releases what it left as soon as the server is back.
 const releaseGrace = 2 * time.Minute
 
 // releaseDatabase takes the logins away and marks the database with the end of
@@ -34,9 +34,11 @@ func (w *Worker) releaseDatabase(ctx context.Context, s *scope) step.Outcome {
 	return out
 }
 
-// grace is none for a claim that never had its database.
+// grace is none for a claim that never had its database on a shared server. A
+// server of its own may be half made, and is let finish so that it can be seen
+// to hold nothing.
 func (s *scope) grace() time.Duration {
-	if meta.IsStatusConditionTrue(s.claim.Status.Conditions, v1alpha1.DatabaseReady) {
+	if s.class.Spec.Dedicated || meta.IsStatusConditionTrue(s.claim.Status.Conditions, v1alpha1.DatabaseReady) {
 		return releaseGrace
 	}
 	return 0
@@ -70,7 +72,7 @@ func (w *Worker) release(ctx context.Context, s *scope) step.Outcome {
 	if err := server.Apply(ctx, plan); err != nil {
 		return backend.Outcome(err)
 	}
-	if dropped && s.class.Spec.Dedicated {
+	if s.class.Spec.Dedicated && (dropped || !have.Exists) && !s.external() {
 		if err := w.Finder.Backends[s.class.Spec.Backend].Delete(ctx, s.claim.Status.Server.ID); err != nil {
 			return backend.Outcome(err)
 		}
@@ -82,11 +84,11 @@ func (w *Worker) release(ctx context.Context, s *scope) step.Outcome {
 // the claim's roles, a kept one is marked, one without an undo window is dropped.
 func (s *scope) decideRelease(r postgres.Release, have postgres.DatabaseState, facts postgres.Facts, now time.Time) (plan []postgres.Statement, dropped bool) {
 	window := s.class.Spec.Deletion.Window()
-	if s.external() || !s.retains() && window <= 0 {
+	if s.external() || !r.Marker.Retain && window <= 0 {
 		return postgres.DecideDrop(r.Database, have, r.Logins, facts), !s.external()
 	}
 	r.Marker.Released = &now
-	if !s.retains() {
+	if !r.Marker.Retain {
 		end := now.Add(window)
 		r.Marker.DropAfter = &end
 	}

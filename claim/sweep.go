@@ -184,7 +184,7 @@ func decideSwept(r postgres.Release, have postgres.DatabaseState, facts postgres
 		return postgres.DecideDrop(r.Database, have, r.Logins, facts)
 	}
 	r.Marker.Released = &now
-	if class.Spec.Deletion.Reclaim != v1alpha1.Retain {
+	if !r.Marker.Retain {
 		end := now.Add(class.Spec.Deletion.Window())
 		r.Marker.DropAfter = &end
 	}

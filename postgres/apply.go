@@ -46,6 +46,7 @@ func (s *Server) Apply(ctx context.Context, statements []Statement) error {
 	return nil
 }
 
+// missingDatabase reports that there is no such database to connect to.
 func missingDatabase(err error) bool {
 	var answer *pgconn.PgError
 	return errors.As(err, &answer) && answer.Code == "3D000"

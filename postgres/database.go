@@ -123,6 +123,8 @@ func queueDatabase(batch *pgx.Batch, want Database, have *DatabaseState) {
 	})
 }
 
+// queueInside asks only for what the decision at hand needs: a large database
+// has many objects, and a steady one needs none of them.
 func queueInside(batch *pgx.Batch, want Database, have *DatabaseState) {
 	have.Schemas = map[string]string{}
 	batch.Queue("SELECT n.nspname::text, pg_get_userbyid(n.nspowner)::text FROM pg_namespace n WHERE " + userSchema).Query(func(rows pgx.Rows) error {
@@ -199,6 +201,7 @@ func (p *plan) close(want Database, have DatabaseState) {
 	}
 }
 
+// check refuses before anything is planned; each message says what would be accepted.
 func (want Database) check(have DatabaseState, facts Facts) error {
 	if !want.External {
 		if err := CheckName("database", want.Name); err != nil {

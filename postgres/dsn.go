@@ -16,6 +16,7 @@ var sessionKeys = []string{
 	"keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "gssencmode", "sslcompression", "sslsni",
 }
 
+// malformed names the rule alone: the input may hold a password anywhere.
 func malformed(rule string) *Fault {
 	return &Fault{Reason: MalformedDSN, Permanent: true, Message: "the DSN cannot be used: " + rule}
 }
@@ -54,6 +55,8 @@ func cutScheme(dsn string) (string, bool) {
 	return "", false
 }
 
+// parseURI splits as libpq does: the first @ before any slash ends the user
+// part, so a password may hold everything else unescaped.
 func (t *Target) parseURI(rest string) *Fault {
 	if i := strings.IndexAny(rest, "@/"); i >= 0 && rest[i] == '@' {
 		user, password, _ := strings.Cut(rest[:i], ":")
@@ -100,6 +103,8 @@ func (t *Target) parseURI(rest string) *Fault {
 	return nil
 }
 
+// splitAuthority refuses what libpq would guess about: several hosts, and
+// colons that may belong to an address or to a port.
 func splitAuthority(authority string) (host, port string, fault *Fault) {
 	if strings.Contains(authority, ",") {
 		return "", "", malformed("it must name a single host")
@@ -143,6 +148,8 @@ func (t *Target) parseKeyValue(dsn string) *Fault {
 
 const asciiSpace = " \t\n\r\v\f"
 
+// cutValue takes one value from the front of s; ok is false when its quote
+// never ends.
 func cutValue(s string) (value, rest string, ok bool) {
 	quoted := strings.HasPrefix(s, "'")
 	if quoted {
@@ -165,6 +172,8 @@ func cutValue(s string) (value, rest string, ok bool) {
 	return out.String(), "", !quoted
 }
 
+// set refuses what it does not know, so that a setting which guards a
+// connection (a pinned certificate, a service file) is never dropped silently.
 func (t *Target) set(key, raw string, decode func(string) (string, bool)) *Fault {
 	value, ok := decode(raw)
 	if !ok {
@@ -203,6 +212,7 @@ func (t *Target) set(key, raw string, decode func(string) (string, bool)) *Fault
 	return nil
 }
 
+// checkHost runs last: a host may come from the authority or from a parameter.
 func (t *Target) checkHost() *Fault {
 	switch {
 	case t.Host == "":

@@ -89,6 +89,8 @@ func Explain(err error) Fault {
 	return fault
 }
 
+// explain goes from the most telling cause to the least: what the server
+// answered, what TLS refused, what the network did.
 func explain(err error) Fault {
 	var answer *pgconn.PgError
 	if errors.As(err, &answer) {
@@ -123,6 +125,7 @@ func explain(err error) Fault {
 	return Fault{Reason: ServerError, Message: "The work on the server was not finished."}
 }
 
+// explainTLS is permanent throughout: a certificate does not heal by waiting.
 func explainTLS(err error, address string) (Fault, bool) {
 	var (
 		authority x509.UnknownAuthorityError
@@ -205,8 +208,10 @@ func explainAnswer(answer *pgconn.PgError) Fault {
 	return fault
 }
 
+// A process id would make the same cause read differently each time.
 var processID = regexp.MustCompile(`(?i)\b(process|pid)[ =:]+[0-9]+`)
 
+// bounded keeps conditions and events small, and free of what a terminal acts on.
 func bounded(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == utf8.RuneError {

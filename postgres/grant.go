@@ -79,6 +79,7 @@ func (p *plan) objectLevels(role string, grant bool, level func(string) string, 
 	}
 }
 
+// adjust brings the privileges on one thing from have to want.
 func (p *plan) adjust(role, kind, identity string, have, want []string) {
 	missing, excess := compare(have, want)
 	if len(missing) > 0 {
@@ -97,6 +98,7 @@ func (p *plan) change(role string, grant bool, privileges, kind, identity string
 	}
 }
 
+// compare says what have lacks of want, and what it holds beyond it.
 func compare(have, want []string) (missing, excess []string) {
 	for _, w := range want {
 		if !slices.Contains(have, w) {

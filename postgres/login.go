@@ -45,6 +45,8 @@ func DecideLogin(want Login, have LoginState, facts Facts) []Statement {
 	return p.statements
 }
 
+// credential puts password and attributes into one statement: a login is never
+// there without its password.
 func (p *plan) credential(want Login, have LoginState, facts Facts) {
 	name, password := ident(want.Name), ""
 	if want.Verifier != "" {
@@ -78,6 +80,8 @@ func (p *plan) credential(want Login, have LoginState, facts Facts) {
 	}
 }
 
+// groups follows what hosted servers do: rights that no administrator there may
+// give as an attribute come with a group.
 func (p *plan) groups(want Login, have LoginState, facts Facts) {
 	if have.Exists && want.Owner != "" && !have.memberOf(want.Owner) {
 		p.add("make login "+want.Name+" a member of "+want.Owner, "GRANT %s TO %s", ident(want.Owner), ident(want.Name))

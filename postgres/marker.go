@@ -20,6 +20,7 @@ type Marker struct {
 	Cluster   string     `json:"cluster"`
 	Claim     string     `json:"claim"` // namespace/name
 	Kind      string     `json:"kind"`
+	Retain    bool       `json:"retain,omitempty"` // outlives its claim
 	Released  *time.Time `json:"released,omitempty"`
 	DropAfter *time.Time `json:"dropAfter,omitempty"` // nil: kept for ever
 }

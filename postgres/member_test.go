@@ -147,3 +147,27 @@ func TestAMemberRoleOfSomebodyElseIsRefused(t *testing.T) {
 		refused(w, err, postgres.NotSupported)
 	})
 }
+
+func TestAMemberOfAnExternalDatabase(t *testing.T) {
+	everywhere(t, func(w *world) {
+		name := w.kit.NewDatabaseName(w)
+		theirs := name + "_theirs"
+		w.kit.Exec(w, "", "CREATE ROLE "+theirs+"; GRANT "+theirs+" TO "+w.admin.User+" WITH ADMIN OPTION")
+		w.kit.Exec(w, "", "CREATE DATABASE "+name+" OWNER "+theirs)
+		w.kit.Exec(w, name, "SET ROLE "+theirs+"; CREATE TABLE t (id serial)")
+		member := postgres.Member{Database: name, DatabaseOwner: theirs, Role: name + "_m", Marker: roleMarker(name), External: true, Access: map[string]string{"public": postgres.ReadOnly}}
+		w.ensureMember(member)
+		reader := w.login(member.Role+"_a", member.Role, name, "one")
+		w.kit.Exec(w, name, "SET ROLE "+theirs+"; CREATE TABLE later (id serial)")
+		w.must(reader, "SELECT * FROM t; SELECT * FROM later")
+		w.denied(reader, "INSERT INTO t DEFAULT VALUES")
+		w.denied(reader, "INSERT INTO later DEFAULT VALUES")
+		w.interruptAll(postgres.DecideDropMember(member, w.readMember(member), []postgres.LoginState{w.readLogin(reader.User)}, w.facts))
+		if got := w.kit.Query(w, name, "SELECT tableowner FROM pg_tables WHERE schemaname = 'public'"); !cmp.Equal(got, []string{theirs, theirs}) {
+			w.Fatalf("owners = %q", got)
+		}
+		if w.readLogin(member.Role).Exists || w.readLogin(reader.User).Exists {
+			w.Fatal("a role is left behind")
+		}
+	})
+}

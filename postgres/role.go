@@ -95,6 +95,8 @@ func (s *Server) read(ctx context.Context, what string, work func(context.Contex
 	return nil
 }
 
+// queueRole reads a role in one query of a batch. Usable asks for both ways to
+// act as it: its rights by inheritance, and SET ROLE, which 16 made separate.
 func queueRole(batch *pgx.Batch, name string, facts Facts, into *RoleState) {
 	usable := "pg_has_role(r.oid, 'USAGE')"
 	if facts.grantsOptions() {
@@ -136,6 +138,7 @@ func (p *plan) become(role string, facts Facts) {
 	p.add("let the administrator act as "+role, "GRANT %s TO CURRENT_USER%s", ident(role), options).Done = roleMissing(role)
 }
 
+// roleMissing is the Done of whatever needs a role that a former run dropped.
 func roleMissing(role string) string {
 	return "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = " + literal(role) + ")"
 }

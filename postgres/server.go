@@ -123,6 +123,8 @@ func (s *Server) tenant(ctx context.Context, database string, work func(context.
 	return s.as(ctx, t, work)
 }
 
+// as never dials a server that has not answered lately: the one goroutine that
+// finds out does so through the administrator's pool.
 func (s *Server) as(ctx context.Context, t Target, work func(context.Context, *pgx.Conn) error) error {
 	if !s.breaker.fresh() {
 		if err := s.admin(ctx, func(context.Context, *pgx.Conn) error { return nil }); err != nil {
@@ -164,6 +166,7 @@ func (s *Server) takeIdle() (*pgx.Conn, error) {
 	return last.conn, nil
 }
 
+// release takes a connection back when another may use it as it is.
 func (s *Server) release(conn *pgx.Conn) {
 	if conn.IsClosed() || conn.PgConn().TxStatus() != 'I' {
 		discard(conn)

@@ -14,9 +14,9 @@ import (
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-func roleClaim(w *world.World, name, claim string, access map[string]v1alpha1.SchemaRole) *v1alpha1.RoleClaim {
+func roleClaim(w *world.World, name string, access map[string]v1alpha1.SchemaRole) *v1alpha1.RoleClaim {
 	r := &v1alpha1.RoleClaim{Spec: v1alpha1.RoleClaimSpec{
-		SourceDatabaseClaim: v1alpha1.ClaimReference{Name: claim}, SchemaRoleMap: access,
+		SourceDatabaseClaim: v1alpha1.ClaimReference{Name: "orders"}, SchemaRoleMap: access,
 	}}
 	r.Namespace, r.Name = w.Namespace, name
 	return r
@@ -33,8 +33,8 @@ func TestRolesHaveExactlyTheirRights(t *testing.T) {
 			w.Make(claim)
 			w.Ready(claim)
 			owner := w.Secret("orders")
-			reader := roleClaim(w, "reader", "orders", map[string]v1alpha1.SchemaRole{"app": v1alpha1.ReadOnly})
-			writer := roleClaim(w, "writer", "orders", map[string]v1alpha1.SchemaRole{"app": v1alpha1.Regular, "extra": v1alpha1.Admin})
+			reader := roleClaim(w, "reader", map[string]v1alpha1.SchemaRole{"app": v1alpha1.ReadOnly})
+			writer := roleClaim(w, "writer", map[string]v1alpha1.SchemaRole{"app": v1alpha1.Regular, "extra": v1alpha1.Admin})
 			w.Make(reader)
 			w.Make(writer)
 			w.Ready(reader)
@@ -67,7 +67,7 @@ func TestRoleMapChangesActAtOnce(t *testing.T) {
 	w := world.New(t, world.Options{})
 	claim := w.Claim("orders", func(s *v1alpha1.DatabaseClaimSpec) { s.Schemas = []string{"app"} })
 	w.Make(claim)
-	r := roleClaim(w, "worker", "orders", map[string]v1alpha1.SchemaRole{"app": v1alpha1.Regular})
+	r := roleClaim(w, "worker", map[string]v1alpha1.SchemaRole{"app": v1alpha1.Regular})
 	w.Make(r)
 	w.Ready(r)
 	if _, err := w.As(w.Secret("worker"), "CREATE TABLE app.t (x int); INSERT INTO app.t VALUES (1)"); err != nil {
@@ -88,7 +88,7 @@ func TestCopyFollowsTheClaim(t *testing.T) {
 	w := world.New(t, world.Options{})
 	claim := w.Claim("orders")
 	w.Make(claim)
-	r := roleClaim(w, "copy", "orders", nil)
+	r := roleClaim(w, "copy", nil)
 	w.Make(r)
 	w.Ready(r)
 	w.Ready(claim)
@@ -107,7 +107,7 @@ func TestOtherNamespacesNeedAnInvitation(t *testing.T) {
 	w := world.New(t, world.Options{Also: []string{other.Namespace}})
 	claim := other.Claim("orders")
 	w.Make(claim)
-	r := roleClaim(w, "evil", "orders", nil)
+	r := roleClaim(w, "evil", nil)
 	r.Spec.SourceDatabaseClaim.Namespace = other.Namespace
 	w.Make(r)
 	w.Expect(r, v1alpha1.SourceReady, metav1.ConditionFalse, "NamespaceNotAllowed")
@@ -120,7 +120,7 @@ func TestRoleGoesWithItsClaim(t *testing.T) {
 	w := world.New(t, world.Options{})
 	claim := w.Claim("orders", func(s *v1alpha1.DatabaseClaimSpec) { s.Schemas = []string{"app"} })
 	w.Make(claim)
-	r := roleClaim(w, "worker", "orders", map[string]v1alpha1.SchemaRole{"app": v1alpha1.Regular})
+	r := roleClaim(w, "worker", map[string]v1alpha1.SchemaRole{"app": v1alpha1.Regular})
 	w.Make(r)
 	w.Ready(r)
 	if _, err := w.As(w.Secret("worker"), "CREATE TABLE app.theirs (x int)"); err != nil {
@@ -137,7 +137,7 @@ func TestRoleGoesWithItsClaim(t *testing.T) {
 		}
 	})
 	t.Run("never stuck when the claim went first, and swept then", func(t *testing.T) {
-		again := roleClaim(w, "worker", "orders", map[string]v1alpha1.SchemaRole{"app": v1alpha1.Regular})
+		again := roleClaim(w, "worker", map[string]v1alpha1.SchemaRole{"app": v1alpha1.Regular})
 		w.Make(again)
 		w.Ready(again)
 		w.Gone(claim)

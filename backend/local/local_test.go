@@ -838,3 +838,32 @@ func files(t *testing.T, dir string) []string {
 	}
 	return names
 }
+
+func TestALookerSeesServersAndTouchesNone(t *testing.T) {
+	t.Parallel()
+	dir, one := folder(t), server("one", "17")
+	b, looker := open(t, dir), local.Looker{Dir: dir}
+	if found, err := looker.Observe(t.Context(), one); err != nil || found.Reason != local.Absent {
+		t.Fatalf("before it is made: %+v, %v", found, err)
+	}
+	admin := up(t, b, one)
+	found, err := looker.Observe(t.Context(), one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(backend.Observed{Exists: true, Usable: true, Admin: admin}, found); diff != "" {
+		t.Fatal(diff)
+	}
+	if err := looker.Apply(t.Context(), server("two", "17")); !errors.Is(err, local.ErrLookOnly) {
+		t.Fatalf("Apply: %v", err)
+	}
+	if err := looker.Delete(t.Context(), "one"); !errors.Is(err, local.ErrLookOnly) {
+		t.Fatalf("Delete: %v", err)
+	}
+	if names, err := looker.List(t.Context()); err != nil || !cmp.Equal(names, []string{"one"}) {
+		t.Fatalf("List names %v, %v", names, err)
+	}
+	if err := login(t, admin); err != nil {
+		t.Fatal(err)
+	}
+}

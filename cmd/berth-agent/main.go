@@ -14,8 +14,8 @@ type versionCmd struct{}
 
 // Run prints the version.
 func (versionCmd) Run() error {
-	fmt.Println("berth-agent " + version)
-	return nil
+	_, err := fmt.Println("berth-agent " + version)
+	return err
 }
 
 func main() {

@@ -42,7 +42,7 @@ const completeWithin = 2 * time.Second
 func (c *CompleteCmd) Run(ctx context.Context, g *Globals, k *kong.Context) error {
 	d, err := g.desk()
 	if err != nil {
-		return nil //nolint:nilerr // see above
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, completeWithin)
 	defer cancel()
@@ -61,7 +61,7 @@ func (c *CompleteCmd) Run(ctx context.Context, g *Globals, k *kong.Context) erro
 		}
 	}
 	if err != nil {
-		return nil //nolint:nilerr // see above
+		return nil
 	}
 	for _, name := range names {
 		if _, err := fmt.Fprintln(k.Stdout, name); err != nil {

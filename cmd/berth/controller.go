@@ -18,7 +18,7 @@ type ControllerCmd struct {
 	HealthAddress  string `help:"Where /healthz and /readyz answer; 0 for nowhere." default:"127.0.0.1:8081"`
 	LeaderElect    bool   `help:"Work only while this process is the leader." default:"true" negatable:""`
 	LocalServers   string `help:"Offer backend local, with its servers in this folder." type:"path"`
-	PostgreSQL     string `help:"Folder that holds <major>/bin/postgres for backend local." type:"path"`
+	PostgreSQL     string `name:"postgresql" help:"Folder that holds <major>/bin/postgres for backend local." type:"path"`
 }
 
 // Help shows how to run it.

@@ -188,7 +188,11 @@ func (d describer) cause(o step.Object, c metav1.Condition) node {
 	if s := meta.FindStatusCondition(*o.Conditions(), step.Stalled); s != nil && s.Status == metav1.ConditionTrue && s.Reason == c.Reason {
 		hope = "waiting does not help"
 	}
-	text := fmt.Sprintf("%s  %s for %s; %s", d.paint(bad, "✗ "+c.Type), c.Reason, ago(c.LastTransitionTime.Time, d.now), hope)
+	mark := d.paint(bad, "✗ "+c.Type)
+	if meta.IsStatusConditionTrue(*o.Conditions(), v1alpha1.Ready) {
+		mark = d.paint(notice, "… "+c.Type) // work that goes on beside
+	}
+	text := fmt.Sprintf("%s  %s for %s; %s", mark, c.Reason, ago(c.LastTransitionTime.Time, d.now), hope)
 	return node{text: text, detail: printable(c.Message)}
 }
 

@@ -66,6 +66,7 @@ func (c *DevCmd) run(ctx context.Context, data string, out io.Writer, ready func
 	}
 	defer func() { err = errors.Join(err, servers.Close()) }()
 
+	servers.Resume()
 	progress("installing kinds and classes")
 	if err := prepare(ctx, plane.Config()); err != nil {
 		return err
@@ -131,11 +132,14 @@ func (c *DevCmd) control(ctx context.Context, config *rest.Config, local *local.
 	return mgr.Start(ctx)
 }
 
+// ignoreEnd drops the errors of work that was told to stop.
 func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return nil
+	default:
+		return err
 	}
-	return err
 }
 
 // openLog sends what the controllers log to a file, so that the terminal keeps

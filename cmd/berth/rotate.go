@@ -85,8 +85,8 @@ func (d *desk) hold(ctx context.Context, t *tenant) string {
 	if err != nil {
 		return "for the class's propagation time"
 	}
-	propagation := class.Spec.Rotation.Propagation.Duration
-	return fmt.Sprintf("until %s (%s to see the Secret)", t.credential.PublishedAt.Add(propagation).Local().Format(time.TimeOnly), propagation)
+	end := t.credential.PublishedAt.Add(class.Spec.Rotation.Propagation.Duration)
+	return fmt.Sprintf("until %s (%s to see the Secret)", end.Local().Format(time.TimeOnly), ago(t.credential.PublishedAt.Time, end))
 }
 
 // askFor changes what t wants of its rotation, never losing a wish that

@@ -56,6 +56,8 @@ func TestTree(t *testing.T) {
 	deleted := madeClaim(condition(v1alpha1.Ready, "False", "Deleting", "x"), condition(v1alpha1.Released, "False", "Unreachable", "The server is away."))
 	now := before(0)
 	deleted.DeletionTimestamp = &now
+	held := servedClaim()
+	held.Status.Conditions = append(held.Status.Conditions, condition(v1alpha1.NoStaleLogin, "False", "Propagating", "Login apps_orders_a stays open."))
 	changed := servedClaim()
 	changed.Generation = 2
 	for name, tc := range map[string]struct {
@@ -100,6 +102,18 @@ DatabaseClaim apps/orders  not Ready: NotAllowed  120m
 │    Choose another class.
 ├─ class  gold
 └─ Secret orders  not published yet
+`},
+		"sets work beside a Ready claim apart from what is wrong": {view{claims: []v1alpha1.DatabaseClaim{held}, secrets: secrets}, `
+DatabaseClaim apps/orders  Ready  120m
+├─ … NoStaleLogin  Propagating for 3m; waiting helps
+│    Login apps_orders_a stays open.
+├─ class    gold
+├─ server   local class-gold at db.test:5432, PostgreSQL 17.4
+├─ database orders
+├─ owner    apps_orders
+│  ├─ login apps_orders_b  current, version 2, 60s; rotates in 50m
+│  └─ login apps_orders_a  previous, still open
+└─ Secret   orders  8 keys, 120m
 `},
 		"tells a claim that no controller saw": {view{claims: []v1alpha1.DatabaseClaim{madeClaim()}, secrets: secrets}, `
 DatabaseClaim apps/orders  not looked at yet; is a controller running?  120m

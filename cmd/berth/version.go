@@ -21,6 +21,6 @@ func (VersionCmd) Run() error {
 			}
 		}
 	}
-	fmt.Println("berth " + version + commit)
-	return nil
+	_, err := fmt.Println("berth " + version + commit)
+	return err
 }

@@ -8,9 +8,12 @@ package testkit
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 )
@@ -30,6 +33,7 @@ func atExit(f func()) {
 // Main runs the tests, stops everything that was started, then runs checks,
 // and exits. TestMain of a package that uses the testkit calls it.
 func Main(m interface{ Run() int }, checks ...func() error) {
+	allowMore()
 	code := m.Run()
 	exits.Lock()
 	work := exits.work
@@ -70,5 +74,16 @@ func findRoot() (string, error) {
 		if dir == filepath.Dir(dir) {
 			return "", errors.New("finding the repository: there is no go.mod above the working directory")
 		}
+	}
+}
+
+// allowMore lets more tests run at once than there are processors, unless the
+// command line says how many: they wait for servers more than they compute.
+func allowMore() {
+	flag.Parse()
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if !said {
+		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))) // a flag every test binary has
 	}
 }

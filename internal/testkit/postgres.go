@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -40,17 +39,18 @@ type PostgresServer struct {
 	log     *tail
 }
 
-// tail keeps the end of a server's log, for the failure message.
+// tail keeps the end of a server's log, for the failure message, or all of it.
 type tail struct {
 	mu   sync.Mutex
 	text []byte
+	all  bool
 }
 
 func (l *tail) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.text = append(l.text, p...)
-	if len(l.text) > 8192 {
+	if len(l.text) > 8192 && !l.all {
 		l.text = bytes.Clone(l.text[len(l.text)-4096:])
 	}
 	return len(p), nil
@@ -234,74 +234,4 @@ func (s *PostgresServer) startOnce() error {
 func (s *PostgresServer) remove() {
 	s.Stop(nil)
 	_ = os.RemoveAll(s.dir) // a temporary folder: what is left is the system's to clean
-}
-
-// Stop ends the server in order, sessions included. It may be started again
-// with Start, on the same port.
-func (s *PostgresServer) Stop(t testing.TB) {
-	s.end(t, 10*time.Second)
-}
-
-// Kill ends the server as a power cut would.
-func (s *PostgresServer) Kill(t testing.TB) {
-	s.end(t, 0)
-}
-
-func (s *PostgresServer) end(t testing.TB, grace time.Duration) {
-	s.mu.Lock()
-	p := s.process
-	s.process = nil
-	s.mu.Unlock()
-	if p == nil {
-		return
-	}
-	if err := p.Stop(grace); err != nil && t != nil {
-		t.Fatal(err)
-	}
-}
-
-// Start starts a stopped server again, on its old port.
-func (s *PostgresServer) Start(t testing.TB) {
-	t.Helper()
-	if err := s.startOnce(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// Restart stops and starts the server.
-func (s *PostgresServer) Restart(t testing.TB) {
-	t.Helper()
-	s.Stop(t)
-	s.Start(t)
-}
-
-// Freeze stops the server from answering, without closing anything; the
-// function it returns lets it go on.
-func (s *PostgresServer) Freeze(t testing.TB) func() {
-	t.Helper()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	pid := s.process.Pid()
-	signal := func(sig syscall.Signal, pids ...int) {
-		for _, p := range pids {
-			_ = syscall.Kill(p, sig) // a session may have ended by itself
-		}
-	}
-	signal(syscall.SIGSTOP, pid)
-	// Each session leads a group of its own.
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var sessions []int
-	for _, field := range strings.Fields(string(text)) {
-		if child, err := strconv.Atoi(field); err == nil {
-			sessions = append(sessions, child)
-		}
-	}
-	signal(syscall.SIGSTOP, sessions...)
-	return sync.OnceFunc(func() {
-		signal(syscall.SIGCONT, sessions...)
-		signal(syscall.SIGCONT, pid)
-	})
 }

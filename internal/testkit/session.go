@@ -88,3 +88,18 @@ func (s *PostgresServer) Query(t testing.TB, database, sql string) []string {
 	}
 	return lines
 }
+
+// LogStatements has the server write every statement to its log from now on,
+// and keeps that log whole. Only a server of one test should do this.
+func (s *PostgresServer) LogStatements(t testing.TB) {
+	t.Helper()
+	s.log.mu.Lock()
+	s.log.all = true
+	s.log.mu.Unlock()
+	s.Exec(t, "", "ALTER SYSTEM SET log_statement = 'all'")
+	s.Exec(t, "", "ALTER SYSTEM SET log_min_duration_statement = 0")
+	s.Exec(t, "", "SELECT pg_reload_conf()")
+}
+
+// Log is the end of what the server wrote to its log, or all since LogStatements.
+func (s *PostgresServer) Log() string { return s.log.String() }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -64,6 +63,8 @@ type Options struct {
 	Transport func(http.RoundTripper) http.RoundTripper
 	// Also are namespaces that the controllers watch beside the world's own.
 	Also []string
+	// Log receives what the controllers say; nil drops it.
+	Log *slog.Logger
 	// Idle makes a world whose controllers the test starts by itself, with Run.
 	Idle bool
 }
@@ -80,9 +81,12 @@ func New(t testing.TB, o Options) *World {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
 	w := &World{Client: testkit.Client(t, Scheme()), Namespace: testkit.Namespace(t), Server: o.Server, Options: o, t: t}
 	w.cluster = "test-" + w.Namespace
-	w.Class = w.makeClass()
+	w.Class = w.MakeClass(w.Namespace, *o.Admin, o.Class)
 	if !o.Idle {
 		w.Run(t.Context())
 	}
@@ -101,20 +105,27 @@ func Scheme() *runtime.Scheme {
 	return scheme
 }
 
-// makeClass makes a class, named like the namespace, on the server.
-func (w *World) makeClass() *v1alpha1.DatabaseClass {
+// worldLabel marks the classes of a world, which belong to no namespace.
+const worldLabel = "testkit.berth.dev/world"
+
+// MakeClass makes a class on the server that admin administers; a nil change
+// leaves it as it is. Classes of the whole cluster need unlike names, such as
+// ones that begin with the world's namespace.
+func (w *World) MakeClass(name string, admin postgres.Target, change func(*v1alpha1.DatabaseClassSpec)) *v1alpha1.DatabaseClass {
 	w.t.Helper()
-	admin := w.Options.Admin
 	secret := &corev1.Secret{StringData: map[string]string{"uri_dsn.txt": admin.URI(), "ca.crt": string(admin.RootCA)}}
 	secret.Namespace, secret.Name = w.Namespace, "administrator"
+	if name != w.Namespace {
+		secret.Name += "-" + name
+	}
 	w.Make(secret)
 	class := &v1alpha1.DatabaseClass{Spec: v1alpha1.DatabaseClassSpec{
 		Backend: "existing", SSLMode: "disable",
-		Server: &v1alpha1.ServerAccess{SecretRef: v1alpha1.SecretReference{Namespace: w.Namespace, Name: "administrator"}},
+		Server: &v1alpha1.ServerAccess{SecretRef: v1alpha1.SecretReference{Namespace: w.Namespace, Name: secret.Name}},
 	}}
-	class.Name = w.Namespace
-	if w.Options.Class != nil {
-		w.Options.Class(&class.Spec)
+	class.Name, class.Labels = name, map[string]string{worldLabel: w.Namespace}
+	if change != nil {
+		change(&class.Spec)
 	}
 	w.Make(class)
 	return class
@@ -146,7 +157,6 @@ func (w *World) Run(ctx context.Context) (stopped func()) {
 
 func (w *World) manager() ctrl.Manager {
 	w.t.Helper()
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	access := rest.CopyConfig(testkit.APIServer(w.t))
 	access.QPS = -1
 	if w.Options.Transport != nil {
@@ -156,9 +166,10 @@ func (w *World) manager() ctrl.Manager {
 	for _, namespace := range w.Options.Also {
 		watched[namespace] = cache.Config{}
 	}
-	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(io.Discard, nil)))
 	mgr, err := ctrl.NewManager(access, ctrl.Options{
 		Scheme:     Scheme(),
+		Logger:     logr.FromSlogHandler(w.Options.Log.Handler()),
 		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
 		Metrics:    server.Options{BindAddress: "0"},
 		Cache: cache.Options{
@@ -166,7 +177,7 @@ func (w *World) manager() ctrl.Manager {
 			DefaultTransform:  cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Secret{}:          {Label: labels.SelectorFromSet(labels.Set{naming.ManagedByLabel: naming.ManagedBy})},
-				&v1alpha1.DatabaseClass{}: {Field: fields.OneTermEqualSelector("metadata.name", w.Namespace)},
+				&v1alpha1.DatabaseClass{}: {Label: labels.SelectorFromSet(labels.Set{worldLabel: w.Namespace})},
 			},
 		},
 	})
@@ -192,5 +203,5 @@ func (w *World) wire(ctx context.Context, mgr ctrl.Manager, servers *postgres.Se
 	if err := roles.SetUp(ctx, mgr, 4); err != nil {
 		w.t.Fatal(err)
 	}
-	w.Sweeper = &claim.Sweeper{Worker: claims, Interval: time.Hour, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	w.Sweeper = &claim.Sweeper{Worker: claims, Interval: time.Hour, Log: w.Options.Log}
 }
