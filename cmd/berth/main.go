@@ -9,6 +9,9 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/berth-dev/berth/step"
 )
 
 // commands is the whole grammar; each command says what it does by --help.
@@ -32,6 +35,7 @@ type commands struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	step.Register(metrics.Registry)
 	var c commands
 	k := kong.Parse(&c, kong.Name(programName(os.Args[0])), kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Description("berth gives every tenant a database."), kong.BindTo(ctx, (*context.Context)(nil)))

@@ -17,7 +17,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -27,7 +26,6 @@ import (
 	"github.com/berth-dev/berth/naming"
 	"github.com/berth-dev/berth/postgres"
 	"github.com/berth-dev/berth/role"
-	"github.com/berth-dev/berth/step"
 )
 
 // workers is how many objects of a kind are worked on at once. It is more than
@@ -99,7 +97,6 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, backends map[string]b
 	if err := roles.SetUp(ctx, mgr, workers); err != nil {
 		return fmt.Errorf("setting up roles: %w", err)
 	}
-	step.Register(metrics.Registry)
 	return mgr.Add(&claim.Sweeper{Worker: claims, Interval: sweepInterval, Log: slog.Default()})
 }
 
