@@ -7,28 +7,15 @@ import (
 	"context"
 	"time"
 
-	"k8s.io/utils/clock"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/backend"
-	"github.com/berth-dev/berth/credential"
 	"github.com/berth-dev/berth/naming"
-	"github.com/berth-dev/berth/postgres"
 	"github.com/berth-dev/berth/step"
 )
 
-// Worker holds what the steps of all claims share.
+// Worker runs the steps of all claims.
 type Worker struct {
-	Client  client.Client
-	Finder  backend.Finder
-	Clock   clock.PassiveClock
-	Servers *postgres.Servers
-	Keeper  *credential.Keeper
-	// Cluster tells this cluster's databases from another's on the same
-	// server: the UID of the namespace kube-system.
-	Cluster string
-
+	backend.Means
 	verified backend.Verified
 }
 

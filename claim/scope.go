@@ -73,8 +73,5 @@ func (s *scope) connect(login, password string) credential.Connection {
 	if !s.external() {
 		t.SSLMode = s.class.Spec.SSLMode
 	}
-	return credential.Connection{
-		Host: t.Host, Port: t.Port, Database: t.Database, Username: login, Password: password,
-		SSLMode: t.SSLMode, CA: string(t.RootCA), URI: t.URI(), DSN: t.KeyValue(),
-	}
+	return backend.Connection(t)
 }

@@ -34,11 +34,8 @@ func newPreviewer(g *Globals) (Previewer, error) {
 		"local":    local.Looker{Dir: filepath.Join(g.Data, "servers")},
 	}}
 	keeper := &credential.Keeper{Client: api, Live: api, Clock: clock.RealClock{}}
-	servers := newServers()
-	return &previewer{
-		claims: &claim.Worker{Client: api, Finder: finder, Clock: clock.RealClock{}, Servers: servers, Keeper: keeper},
-		roles:  &role.Worker{Client: api, Finder: finder, Clock: clock.RealClock{}, Servers: servers, Keeper: keeper},
-	}, nil
+	means := backend.Means{Client: api, Finder: finder, Clock: clock.RealClock{}, Servers: newServers(), Keeper: keeper}
+	return &previewer{claims: &claim.Worker{Means: means}, roles: &role.Worker{Means: means}}, nil
 }
 
 // Preview says what obj would cause; a class causes nothing by itself but its server.

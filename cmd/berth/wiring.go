@@ -89,11 +89,12 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, backends map[string]b
 	}
 	finder := backend.Finder{Backends: backends, Live: mgr.GetAPIReader()}
 	keeper := &credential.Keeper{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: clock.RealClock{}}
-	claims := &claim.Worker{Client: mgr.GetClient(), Finder: finder, Clock: clock.RealClock{}, Servers: servers, Keeper: keeper, Cluster: cluster}
+	means := backend.Means{Client: mgr.GetClient(), Finder: finder, Clock: clock.RealClock{}, Servers: servers, Keeper: keeper, Cluster: cluster}
+	claims := &claim.Worker{Means: means}
 	if err := claims.SetUp(ctx, mgr, workers); err != nil {
 		return fmt.Errorf("setting up claims: %w", err)
 	}
-	roles := &role.Worker{Client: mgr.GetClient(), Finder: finder, Clock: clock.RealClock{}, Servers: servers, Keeper: keeper, Cluster: cluster}
+	roles := &role.Worker{Means: means}
 	if err := roles.SetUp(ctx, mgr, workers); err != nil {
 		return fmt.Errorf("setting up roles: %w", err)
 	}

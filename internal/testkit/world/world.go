@@ -63,6 +63,8 @@ type Options struct {
 	Transport func(http.RoundTripper) http.RoundTripper
 	// Also are namespaces that the controllers watch beside the world's own.
 	Also []string
+	// Limits of the controllers on each server.
+	Limits postgres.Limits
 	// Log receives what the controllers say; nil drops it.
 	Log *slog.Logger
 	// Idle makes a world whose controllers the test starts by itself, with Run.
@@ -137,7 +139,7 @@ func (w *World) Run(ctx context.Context) (stopped func()) {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	mgr := w.manager()
-	servers := postgres.NewServers(postgres.Limits{})
+	servers := postgres.NewServers(w.Options.Limits)
 	w.wire(ctx, mgr, servers)
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()
@@ -195,11 +197,12 @@ func (w *World) wire(ctx context.Context, mgr ctrl.Manager, servers *postgres.Se
 	}
 	finder := backend.Finder{Backends: backends, Live: mgr.GetAPIReader()}
 	keeper := &credential.Keeper{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: w.Options.Clock}
-	claims := &claim.Worker{Client: mgr.GetClient(), Finder: finder, Clock: w.Options.Clock, Servers: servers, Keeper: keeper, Cluster: w.cluster}
+	means := backend.Means{Client: mgr.GetClient(), Finder: finder, Clock: w.Options.Clock, Servers: servers, Keeper: keeper, Cluster: w.cluster}
+	claims := &claim.Worker{Means: means}
 	if err := claims.SetUp(ctx, mgr, 4); err != nil {
 		w.t.Fatal(err)
 	}
-	roles := &role.Worker{Client: mgr.GetClient(), Finder: finder, Clock: w.Options.Clock, Servers: servers, Keeper: keeper, Cluster: w.cluster}
+	roles := &role.Worker{Means: means}
 	if err := roles.SetUp(ctx, mgr, 4); err != nil {
 		w.t.Fatal(err)
 	}
