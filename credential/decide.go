@@ -12,8 +12,10 @@ type Facts struct {
 	Now     time.Time
 	Current *v1alpha1.CredentialStatus // nil: never recorded
 	Spec    v1alpha1.RotationSpec
-	// Unrecorded: the Secret already tells the version after Current.
-	Unrecorded bool
+	// Journalled is a version after Current whose preparation has begun, or 0.
+	Journalled int64
+	// Published: the Secret already tells the journalled version.
+	Published bool
 	// Lost: neither the Secret nor the journal holds the current password.
 	Lost bool
 }
@@ -44,8 +46,9 @@ type rule struct {
 // rules in order; the first that holds is the reason to rotate.
 var rules = []rule{
 	{FirstCredential, func(f Facts) bool { return f.Current == nil }},
-	{RotationUnderway, func(f Facts) bool { return f.Unrecorded }},
+	{RotationUnderway, func(f Facts) bool { return f.Published }},
 	{RevocationAsked, func(f Facts) bool { return f.Spec.RevokedThrough >= f.Current.Version }},
+	{RotationUnderway, func(f Facts) bool { return f.Journalled > 0 }},
 	{PasswordLost, func(f Facts) bool { return f.Lost }},
 	{RotationAsked, func(f Facts) bool { return f.Spec.MinVersion > f.Current.Version }},
 	{RotationDue, func(f Facts) bool { return !f.Now.Before(f.Current.RotatesAt.Time) }},
@@ -55,18 +58,17 @@ var rules = []rule{
 // is never taken over, except by a revocation.
 func Decide(f Facts) Decision {
 	for _, r := range rules {
-		if !r.holds(f) {
+		switch {
+		case !r.holds(f):
 			continue
-		}
-		d := Decision{Version: 1, Reason: r.reason, Urgent: r.reason == RevocationAsked}
-		if f.Current == nil {
-			return d
-		}
-		d.Version = following(f.Current.Version, f.Spec)
-		if f.Current.Previous != "" && !d.Urgent && r.reason != RotationUnderway {
+		case f.Current == nil:
+			return Decision{Version: max(1, f.Spec.MinVersion, f.Spec.RevokedThrough+1), Reason: r.reason}
+		case f.Published:
+			return Decision{Version: f.Journalled, Reason: r.reason}
+		case f.Current.Previous != "" && r.reason != RevocationAsked:
 			return Decision{Reason: PreviousStillOpen}
 		}
-		return d
+		return Decision{Version: following(f.Current.Version, f.Spec), Reason: r.reason, Urgent: r.reason == RevocationAsked}
 	}
 	return Decision{}
 }
@@ -74,11 +76,14 @@ func Decide(f Facts) Decision {
 // following is the next version that satisfies spec and uses the idle login.
 func following(current int64, spec v1alpha1.RotationSpec) int64 {
 	next := max(current+1, spec.MinVersion, spec.RevokedThrough+1)
-	if (next-current)%2 == 0 {
+	if !alternate(current, next) {
 		next++
 	}
 	return next
 }
+
+// alternate reports whether two versions use different logins.
+func alternate(one, other int64) bool { return (one-other)%2 != 0 }
 
 // NextRotation is when a version is replaced: up to a tenth of the period
 // early, by a share that is fixed for the object, so that claims made together

@@ -2,12 +2,14 @@ package credential
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -41,10 +43,10 @@ func (r *Rotation) readJournal(ctx context.Context) (*entry, *corev1.Secret, err
 	}
 	version, err := strconv.ParseInt(string(secret.Data["version"]), 10, 64)
 	password := string(secret.Data[KeyPassword])
-	if err != nil || version < 1 || password == "" {
-		return nil, secret, nil
+	if err == nil && version >= 1 && password != "" {
+		return &entry{version, password}, secret, nil
 	}
-	return &entry{version, password}, secret, nil
+	return nil, secret, nil
 }
 
 // writeJournal replaces what old held; a lost race is a conflict or AlreadyExists.
@@ -66,6 +68,46 @@ func (r *Rotation) writeJournal(ctx context.Context, e *entry, old *corev1.Secre
 		return r.keeper.Client.Update(ctx, secret)
 	}
 	return r.keeper.Client.Create(ctx, secret)
+}
+
+// journalled returns the journal's entry for version, writing it first if need
+// be. Where the status tells of no credential, the journal is believed instead.
+func (r *Rotation) journalled(ctx context.Context, version int64) (*entry, error) {
+	next := &entry{version, NewPassword(r.Password)}
+	if *r.Current == nil {
+		if err := r.writeJournal(ctx, next, nil); !apierrors.IsAlreadyExists(err) {
+			return next, err
+		}
+	}
+	journal, old, err := r.readJournal(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if journal != nil && (*r.Current == nil || journal.version == version) {
+		return journal, nil
+	}
+	if err := r.confirm(ctx); err != nil {
+		return nil, err
+	}
+	return next, r.writeJournal(ctx, next, old)
+}
+
+// confirm returns a conflict when the tenant's object changed since it was
+// read: by an old status, a login in use could be taken for the idle one.
+func (r *Rotation) confirm(ctx context.Context) error {
+	kind, err := r.keeper.Client.GroupVersionKindFor(r.Object)
+	if err != nil {
+		return fmt.Errorf("naming the kind of %s: %w", r.Object.GetName(), err)
+	}
+	newest := &metav1.PartialObjectMetadata{}
+	newest.SetGroupVersionKind(kind)
+	if err := r.keeper.Live.Get(ctx, client.ObjectKeyFromObject(r.Object), newest); err != nil {
+		return fmt.Errorf("reading the newest %s: %w", r.Kind, err)
+	}
+	if newest.ResourceVersion != r.Object.GetResourceVersion() {
+		return apierrors.NewConflict(schema.GroupResource{Resource: r.Kind}, r.Object.GetName(), errors.New("the status that was read is old"))
+	}
+	return nil
 }
 
 func (r *Rotation) dropJournal(ctx context.Context) error {

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -123,6 +124,9 @@ func (r *Rotation) key() client.ObjectKey {
 }
 
 func (r *Rotation) owns(o client.Object) bool {
+	if metav1.IsControlledBy(o, r.Object) {
+		return true
+	}
 	for key, value := range naming.Labels(r.Kind, r.Object.GetName()) {
 		if o.GetLabels()[key] != value {
 			return false

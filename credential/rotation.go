@@ -2,7 +2,6 @@ package credential
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -11,16 +10,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/naming"
 	"github.com/berth-dev/berth/step"
 )
-
-// errStaleView is a conflict, so that the kernel looks again instead of reporting it.
-var errStaleView = apierrors.NewConflict(schema.GroupResource{Resource: "secrets"}, "journal", errors.New("the journal is ahead of the status that was read"))
 
 // staleLoginPoll is how often an old login's sessions are counted; nothing can be watched there.
 const staleLoginPoll = 15 * time.Second
@@ -39,15 +34,30 @@ func (r *Rotation) Prepare(ctx context.Context) step.Outcome {
 	if due.Version == 0 {
 		return step.Done()
 	}
+	if due.Urgent {
+		if err := r.confirm(ctx); err != nil { // by an old status, sessions of the new login would be ended
+			return step.Failed("StatusUnreadable", err)
+		}
+	}
 	next, err := r.journalled(ctx, due.Version)
 	if err != nil {
 		return step.Failed("JournalNotWritten", err)
 	}
+	if facts.Published {
+		r.pending = next
+		return step.Done()
+	}
+	return r.setAndTest(ctx, next, due.Urgent)
+}
+
+// setAndTest makes the login of next usable and proves it; when urgent, it ends
+// what sessions the login still has from an earlier version.
+func (r *Rotation) setAndTest(ctx context.Context, next *entry, urgent bool) step.Outcome {
 	login, out := naming.Login(r.Owner, next.version), step.Done()
 	if err := r.server.SetLogin(ctx, login, Verifier(next.password)); err != nil {
 		return r.explain(err)
 	}
-	if due.Urgent {
+	if urgent {
 		ended, err := r.server.EndSessions(ctx, login)
 		if err != nil {
 			return r.explain(err)
@@ -78,24 +88,25 @@ func (r *Rotation) facts(ctx context.Context) (Facts, error) {
 	if current == nil {
 		return f, nil
 	}
-	if r.secret != nil && r.keeper.sighting(r.Object.GetUID()).verified == r.secret.ResourceVersion {
+	seen := r.keeper.sighting(r.Object.GetUID())
+	if r.secret != nil && seen.verified == r.secret.ResourceVersion && seen.version == current.Version {
 		return f, nil
 	}
 	journal, _, err := r.readJournal(ctx)
 	if err != nil {
 		return f, err
 	}
-	published := r.published()
-	switch {
-	case journal != nil && journal.version == current.Version+1 && published.login == naming.Login(r.Owner, journal.version):
-		f.Unrecorded = true
-	case journal != nil && journal.version == current.Version:
-		r.pending = &entry{current.Version, journal.password}
-	case published.login != current.Login || published.password == "":
-		f.Lost = true
-	default:
-		f.Lost = r.server.TestLogin(ctx, current.Login, published.password) != nil
+	if journal != nil && journal.version == current.Version {
+		r.pending = journal
+		return f, nil
 	}
+	told := r.published()
+	if journal != nil && journal.version > current.Version && alternate(journal.version, current.Version) {
+		f.Journalled = journal.version
+		f.Published = told == published{naming.Login(r.Owner, journal.version), journal.password}
+	}
+	f.Lost = !f.Published && (told.login != current.Login || told.password == "" ||
+		r.server.TestLogin(ctx, current.Login, told.password) != nil)
 	return f, nil
 }
 
@@ -106,21 +117,6 @@ func (r *Rotation) published() published {
 		return published{}
 	}
 	return published{string(r.secret.Data[KeyUsername]), string(r.secret.Data[KeyPassword])}
-}
-
-// journalled returns the journal's entry for version, writing it first if need be.
-func (r *Rotation) journalled(ctx context.Context, version int64) (*entry, error) {
-	journal, old, err := r.readJournal(ctx)
-	switch {
-	case err != nil:
-		return nil, err
-	case journal != nil && *r.Current != nil && journal.version > version:
-		return nil, errStaleView
-	case journal != nil && journal.version == version:
-		return journal, nil
-	}
-	next := &entry{version, NewPassword(r.Password)}
-	return next, r.writeJournal(ctx, next, old)
 }
 
 // Publish brings the Secret to the newest tested version, or repairs it, and
@@ -143,11 +139,14 @@ func (r *Rotation) Publish(ctx context.Context) step.Outcome {
 			Login: login, Version: r.pending.version, PublishedAt: metav1.NewTime(now.Truncate(time.Second)),
 		}
 		if current != nil {
-			(*r.Current).Previous = current.Login
+			(*r.Current).Previous, (*r.Current).PreviousVersion = current.Login, current.Version
 			out = out.Note("Rotated", "Version %d with login %s is published.", r.pending.version, login)
 		}
 	}
 	current := *r.Current
+	if current.PublishedAt.After(now) { // the clock was set back, and the next rotation shall not wait for it
+		current.PublishedAt = metav1.NewTime(now.Truncate(time.Second))
+	}
 	current.RotatesAt = metav1.NewTime(NextRotation(current.PublishedAt.Time, r.Policy.Period.Duration, string(r.Object.GetUID())))
 	r.keeper.note(r.Object.GetUID(), func(s *sighting) {
 		s.verified = r.secret.ResourceVersion
@@ -185,7 +184,7 @@ func (r *Rotation) Write(ctx context.Context, data map[string][]byte) step.Outco
 		err = r.keeper.Client.Update(ctx, want)
 	}
 	if apierrors.IsAlreadyExists(err) {
-		return r.collide(ctx)
+		return r.collide(ctx, data)
 	}
 	if err != nil {
 		return step.Failed("SecretNotWritten", fmt.Errorf("writing Secret %s: %w", r.SecretName, err))
@@ -194,14 +193,15 @@ func (r *Rotation) Write(ctx context.Context, data map[string][]byte) step.Outco
 	return step.Done()
 }
 
-// collide tells a Secret of ours that the cache has not seen yet from one of somebody else.
-func (r *Rotation) collide(ctx context.Context) step.Outcome {
+// collide tells a Secret of ours that the cache does not show from one of somebody else.
+func (r *Rotation) collide(ctx context.Context, data map[string][]byte) step.Outcome {
 	there := &corev1.Secret{}
 	if err := r.keeper.Live.Get(ctx, r.key(), there); err != nil {
 		return step.Failed("SecretUnreadable", fmt.Errorf("reading Secret %s: %w", r.SecretName, err))
 	}
 	if r.owns(there) {
-		return step.Failed("SecretNotWritten", apierrors.NewConflict(schema.GroupResource{Resource: "secrets"}, r.SecretName, errors.New("the cache is behind")))
+		r.secret = there
+		return r.Write(ctx, data)
 	}
 	return step.Blocked("SecretNotOurs", "Secret %s exists and was not written for this %s. Choose another spec.secretName, or delete that Secret.",
 		r.SecretName, r.Kind).Again(time.Minute)
@@ -215,38 +215,46 @@ func (r *Rotation) Retire(ctx context.Context) step.Outcome {
 	if current == nil || current.Previous == "" {
 		return out
 	}
-	revoked := r.Spec.RevokedThrough >= current.Version-1
+	revoked := r.Spec.RevokedThrough >= max(1, current.PreviousVersion)
+	if !revoked {
+		if out := r.awaitUnused(ctx, current); !out.IsDone() {
+			return out
+		}
+	}
+	if err := r.confirm(ctx); err != nil {
+		return step.Failed("StatusUnreadable", err)
+	}
+	if err := r.server.DisableLogin(ctx, current.Previous); err != nil {
+		return r.explain(err)
+	}
 	if revoked {
-		ended, err := r.revoke(ctx, current.Previous)
+		ended, err := r.server.EndSessions(ctx, current.Previous)
 		if err != nil {
 			return r.explain(err)
 		}
 		out = out.Note("Revoked", "Login %s is closed; %d sessions were ended.", current.Previous, ended)
-	} else {
-		if held := r.holdLeft(current); held > 0 {
-			return step.Wait(held, "Propagating", "Login %s stays open until consumers have had %s to see version %d.",
-				current.Previous, r.Policy.Hold(), current.Version)
-		}
-		sessions, err := r.server.Sessions(ctx, current.Previous)
-		if err != nil {
-			return r.explain(err)
-		}
-		if sessions > 0 {
-			return step.Wait(staleLoginPoll, "StaleLoginInUse", "Login %s still has sessions; rotation pauses until they end. `berth revoke` ends them.", current.Previous)
-		}
-		if err := r.server.DisableLogin(ctx, current.Previous); err != nil {
-			return r.explain(err)
-		}
 	}
-	current.Previous = ""
+	current.Previous, current.PreviousVersion = "", 0
+	if Decide(Facts{Now: r.keeper.Clock.Now(), Current: current, Spec: r.Spec}).Version > 0 {
+		out = out.Again(time.Second) // a rotation waited for this
+	}
 	return out
 }
 
-func (r *Rotation) revoke(ctx context.Context, login string) (int, error) {
-	if err := r.server.DisableLogin(ctx, login); err != nil {
-		return 0, err
+// awaitUnused is done when nobody needs the previous login any more.
+func (r *Rotation) awaitUnused(ctx context.Context, current *v1alpha1.CredentialStatus) step.Outcome {
+	if held := r.holdLeft(current); held > 0 {
+		return step.Wait(held, "Propagating", "Login %s stays open until consumers have had %s to see version %d.",
+			current.Previous, r.Policy.Hold(), current.Version)
 	}
-	return r.server.EndSessions(ctx, login)
+	sessions, err := r.server.Sessions(ctx, current.Previous)
+	if err != nil {
+		return r.explain(err)
+	}
+	if sessions > 0 {
+		return step.Wait(staleLoginPoll, "StaleLoginInUse", "Login %s still has sessions; rotation pauses until they end. `berth revoke` ends them.", current.Previous)
+	}
+	return step.Done()
 }
 
 func (r *Rotation) holdLeft(current *v1alpha1.CredentialStatus) time.Duration {

@@ -9,7 +9,6 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -67,7 +66,7 @@ func startController(t *testing.T, namespace string, filter ...builder.ForOption
 	}
 	err = ctrl.NewControllerManagedBy(mgr).Named("claims").For(&claim{}, filter...).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1, SkipNameValidation: ptr.To(true),
-			RateLimiter: workqueue.TypedRateLimiter[reconcile.Request](step.Backoff())}).
+			RateLimiter: step.Backoff()}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), r))
 	if err != nil {
 		t.Fatal(err)

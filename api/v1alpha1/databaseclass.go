@@ -127,17 +127,17 @@ type RotationPolicy struct {
 	// Period between rotations of one credential, 60m to 1440m. Each claim
 	// rotates up to a tenth earlier, so that claims do not rotate together.
 	// +kubebuilder:default="60m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('1440m')",message="spec.rotation.period: must be at most 1440m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) <= duration('1440m')",message="spec.rotation.period: must be at most 1440m; use a Go duration such as 60m"
 	Period metav1.Duration `json:"period,omitzero"`
 	// Floor is the shortest period this class accepts. Lower it with care:
 	// consumers must see a new Secret well within it.
 	// +kubebuilder:default="60m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="spec.rotation.floor: must be at least 1s"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="spec.rotation.floor: must be at least 1s; use a Go duration such as 60m"
 	Floor metav1.Duration `json:"floor,omitzero"`
 	// Propagation is how long a consumer may take to see a new Secret. The
 	// previous login stays open at least that long.
 	// +kubebuilder:default="2m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('24h')",message="spec.rotation.propagation: must be between 0s and 24h"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s') && duration(self) <= duration('24h')",message="spec.rotation.propagation: must be between 0s and 24h; use a Go duration such as 2m"
 	Propagation *metav1.Duration `json:"propagation,omitempty"`
 }
 
@@ -151,7 +151,7 @@ type DeletionPolicy struct {
 	// UndoWindow is how long a deleted claim can be applied again to get its
 	// database back.
 	// +kubebuilder:default="24h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="spec.deletion.undoWindow: must not be negative"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="spec.deletion.undoWindow: must not be negative; use a Go duration such as 24h"
 	UndoWindow *metav1.Duration `json:"undoWindow,omitempty"`
 }
 

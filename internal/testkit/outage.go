@@ -75,8 +75,10 @@ func (s *PostgresServer) Freeze(t testing.TB) func() {
 		}
 	}
 	signal(syscall.SIGSTOP, sessions...)
-	return sync.OnceFunc(func() {
+	thaw := sync.OnceFunc(func() {
 		signal(syscall.SIGCONT, sessions...)
 		signal(syscall.SIGCONT, pid)
 	})
+	t.Cleanup(thaw) // what is frozen cannot be ended
+	return thaw
 }
