@@ -15,6 +15,18 @@ type Logins struct {
 	Owner       string
 	Superuser   bool
 	Replication bool
+	// Seen are states that were read in this very pass.
+	Seen []postgres.LoginState
+}
+
+// state is what the server has of login.
+func (l Logins) state(ctx context.Context, login string) (postgres.LoginState, error) {
+	for _, seen := range l.Seen {
+		if seen.Name == login {
+			return seen, nil
+		}
+	}
+	return l.Server.ReadLogin(ctx, login)
 }
 
 // SetLogin makes login usable with the password that verifier stands for.
@@ -23,7 +35,7 @@ func (l Logins) SetLogin(ctx context.Context, login, verifier string) error {
 	if err != nil {
 		return err
 	}
-	have, err := l.Server.ReadLogin(ctx, login)
+	have, err := l.state(ctx, login)
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 
 	"github.com/berth-dev/berth/backend"
+	"github.com/berth-dev/berth/naming"
 	"github.com/berth-dev/berth/postgres"
 	"github.com/berth-dev/berth/step"
 )
@@ -34,7 +35,7 @@ func (s *scope) wantDatabase(cluster string) postgres.Database {
 		Name: s.database(), Owner: s.owner(),
 		Marker: postgres.Marker{Cluster: cluster, Claim: s.key(), Kind: postgres.DatabaseClaim, Retain: s.retains()},
 		Adopt:  s.claim.Spec.AdoptExisting, External: s.external(),
-		Schemas: s.claim.Spec.Schemas, Extensions: s.claim.Spec.Extensions,
+		Schemas: s.claim.Spec.Schemas, Extensions: s.claim.Spec.Extensions, Logins: naming.Logins(s.owner()),
 	}
 }
 
@@ -59,13 +60,15 @@ func (s *scope) decideDatabase(ctx context.Context, want postgres.Database) ([]p
 		return nil, err
 	}
 	plan, err := postgres.DecideDatabase(want, have, facts)
+	s.logins.Seen = have.Logins
 	if err != nil || s.claim.Status.Credential == nil {
 		return plan, err
 	}
-	current := s.claim.Status.Credential.Login
-	login, err := server.ReadLogin(ctx, current)
-	if err != nil || !login.Exists {
-		return plan, err // a login that is gone comes back with the next credential
+	for _, login := range have.Logins {
+		// One that is gone comes back with the next credential.
+		if login.Exists && login.Name == s.claim.Status.Credential.Login {
+			plan = append(plan, postgres.DecideLogin(s.logins.Want(login.Name), login, facts)...)
+		}
 	}
-	return append(plan, postgres.DecideLogin(s.logins.Want(current), login, facts)...), nil
+	return plan, nil
 }

@@ -64,11 +64,7 @@ func (w *Worker) release(ctx context.Context, s *scope) step.Outcome {
 	if err != nil {
 		return backend.Outcome(err)
 	}
-	logins, err := s.logins.Read(ctx)
-	if err != nil {
-		return backend.Outcome(err)
-	}
-	plan, dropped := s.decideRelease(postgres.Release{Database: want, Marker: want.Marker, Logins: logins}, have, facts, w.Clock.Now())
+	plan, dropped := s.decideRelease(postgres.Release{Database: want, Marker: want.Marker, Logins: have.Logins}, have, facts, w.Clock.Now())
 	if err := server.Apply(ctx, plan); err != nil {
 		return backend.Outcome(err)
 	}

@@ -2,6 +2,7 @@ package claim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -93,16 +94,31 @@ func (s *Sweeper) sweepServer(ctx context.Context, class *v1alpha1.DatabaseClass
 	if err != nil {
 		return err
 	}
+	databases := map[postgres.Marker]bool{}
 	for _, m := range marked {
+		databases[tenantOf(m)] = databases[tenantOf(m)] || m.Kind == "database"
+	}
+	var failed error // what cannot be dropped keeps nothing else from it
+	for _, m := range marked {
+		// The owner role of a database goes with it; one without a database was
+		// left by a claim that never got one.
+		if m.Kind == "role" && m.Marker.Kind == postgres.DatabaseClaim && databases[tenantOf(m)] {
+			continue
+		}
 		verdict, err := s.verdict(ctx, m)
 		if err == nil && verdict != keep {
 			err = s.carryOut(ctx, server, class, id, m, verdict)
 		}
 		if err != nil {
-			return fmt.Errorf("sweeping %s %s: %w", m.Kind, m.Name, err)
+			failed = errors.Join(failed, fmt.Errorf("sweeping %s %s: %w", m.Kind, m.Name, err))
 		}
 	}
-	return nil
+	return failed
+}
+
+// tenantOf is whom a marker names, without its dates.
+func tenantOf(m postgres.Marked) postgres.Marker {
+	return postgres.Marker{Cluster: m.Marker.Cluster, Claim: m.Marker.Claim}
 }
 
 type verdict int
@@ -113,8 +129,8 @@ const (
 	drop
 )
 
-// verdict asks the API server whether the marker's object exists, and only on
-// its clear No goes by the marker's dates.
+// verdict goes by the marker's dates only when the marker's object is neither
+// in the cache nor, by its clear No, on the API server.
 func (s *Sweeper) verdict(ctx context.Context, m postgres.Marked) (verdict, error) {
 	if m.Marker.Cluster != s.Worker.Cluster {
 		return keep, nil
@@ -127,9 +143,11 @@ func (s *Sweeper) verdict(ctx context.Context, m postgres.Marked) (verdict, erro
 		obj = &v1alpha1.RoleClaim{}
 	}
 	namespace, name, _ := strings.Cut(m.Marker.Claim, "/")
-	err := s.Worker.Finder.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, obj)
-	if client.IgnoreNotFound(err) != nil || err == nil {
-		return keep, client.IgnoreNotFound(err)
+	for _, reader := range []client.Reader{s.Worker.Client, s.Worker.Finder.Live} {
+		err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, obj)
+		if client.IgnoreNotFound(err) != nil || err == nil {
+			return keep, client.IgnoreNotFound(err)
+		}
 	}
 	return decideSweep(m.Marker, s.Worker.Clock.Now()), nil
 }
@@ -152,24 +170,18 @@ func decideSweep(m postgres.Marker, now time.Time) verdict {
 func (s *Sweeper) carryOut(ctx context.Context, server *postgres.Server, class *v1alpha1.DatabaseClass, id string, m postgres.Marked, v verdict) error {
 	want := postgres.Database{Name: m.Name, Owner: m.Owner, Marker: m.Marker}
 	if m.Kind == "role" {
-		if m.Marker.Kind == postgres.DatabaseClaim {
-			return nil // it goes with its database
-		}
 		want = postgres.Database{Owner: m.Name, Marker: m.Marker, External: true}
 	}
 	facts, err := server.Facts(ctx)
 	if err != nil {
 		return err
 	}
+	want.Logins = naming.Logins(want.Owner)
 	have, err := server.ReadDatabase(ctx, want)
 	if err != nil {
 		return err
 	}
-	logins, err := backend.Logins{Server: server, Owner: want.Owner}.Read(ctx)
-	if err != nil {
-		return err
-	}
-	if err := server.Apply(ctx, decideSwept(postgres.Release{Database: want, Marker: m.Marker, Logins: logins}, have, facts, class, v, s.Worker.Clock.Now())); err != nil {
+	if err := server.Apply(ctx, decideSwept(postgres.Release{Database: want, Marker: m.Marker, Logins: have.Logins}, have, facts, class, v, s.Worker.Clock.Now())); err != nil {
 		return err
 	}
 	s.Log.Info("swept", "kind", m.Kind, "name", m.Name, "claim", m.Marker.Claim, "dropped", v == drop)

@@ -15,11 +15,24 @@ import (
 // chunk bounds how many statements share a transaction, and so its locks.
 const chunk = 200
 
+// tries bounds how often a plan is run that lost a race in the catalog, such as
+// "tuple concurrently updated"; the loser wins as soon as the winner is done.
+const tries = 5
+
 // Apply runs statements in order. Neighbours for one database that are not
 // Alone travel together, in one transaction. A plan may be replayed from its
 // first statement after a crash at any point. The error carries the Note of
 // the statement that failed, never its SQL.
 func (s *Server) Apply(ctx context.Context, statements []Statement) error {
+	for try := 1; ; try++ {
+		err := s.applyOnce(ctx, statements)
+		if err == nil || try == tries || ctx.Err() != nil || Explain(err).Reason != Busy {
+			return err
+		}
+	}
+}
+
+func (s *Server) applyOnce(ctx context.Context, statements []Statement) error {
 	for len(statements) > 0 {
 		database := statements[0].Database
 		n := slices.IndexFunc(statements, func(st Statement) bool { return st.Database != database })

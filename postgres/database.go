@@ -22,6 +22,8 @@ type Database struct {
 	External bool
 
 	Schemas, Extensions []string
+	// Logins are read along, to spare a round trip each.
+	Logins []string
 }
 
 // DatabaseState is what the server has of a wanted database.
@@ -37,7 +39,8 @@ type DatabaseState struct {
 	Grantees  []string // roles with CONNECT; empty text is PUBLIC
 	Sessions  []string // logins connected now that the administrator may not act as
 
-	Role RoleState // the wanted owner role
+	Role   RoleState // the wanted owner role
+	Logins []LoginState
 
 	Available  []string          // wanted extensions the server can install
 	Extensions []string          // wanted extensions that are installed
@@ -75,6 +78,10 @@ func (s *Server) ReadDatabase(ctx context.Context, want Database) (DatabaseState
 		batch := &pgx.Batch{}
 		queueDatabase(batch, want, &have)
 		queueRole(batch, want.Owner, f, &have.Role)
+		have.Logins = make([]LoginState, len(want.Logins))
+		for i, login := range want.Logins {
+			queueRole(batch, login, f, &have.Logins[i])
+		}
 		if len(want.Extensions) > 0 {
 			batch.Queue("SELECT array_agg(name::text) FROM pg_available_extensions WHERE name = ANY($1::text[])", want.Extensions).
 				QueryRow(func(row pgx.Row) error { return row.Scan(&have.Available) })
@@ -138,7 +145,7 @@ func queueInside(batch *pgx.Batch, want Database, have *DatabaseState) {
 		queueForeign(batch, want.Owner, &have.Foreign)
 	}
 	if want.External {
-		queueGrants(batch, want.Owner, &have.Grants, &have.Objects)
+		queueGrants(batch, want.Owner, true, []string{want.Owner}, &have.Grants, &have.Objects)
 		queueDefaults(batch, want.Owner, &have.Defaults)
 	}
 }

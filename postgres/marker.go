@@ -14,6 +14,10 @@ const (
 
 const markerPrefix = "berth: "
 
+// claimsComment is LIKE the marker of a claim's role; Comment writes the kind
+// behind names, which hold no quotes.
+const claimsComment = markerPrefix + `{%"kind":"DatabaseClaim"%`
+
 // Marker says, in a comment beside the effect itself, for whom a database or a
 // role exists.
 type Marker struct {

@@ -50,7 +50,7 @@ func (s *Server) ReadMember(ctx context.Context, want Member) (MemberState, erro
 		ctx, cancel := s.bounded(ctx)
 		defer cancel()
 		batch := &pgx.Batch{}
-		queueGrants(batch, want.Role, &have.Schemas, &have.Objects)
+		queueGrants(batch, want.Role, want.External, []string{want.Role, want.DatabaseOwner}, &have.Schemas, &have.Objects)
 		queueDefaults(batch, want.Role, &have.Defaults)
 		queueDefaults(batch, want.DatabaseOwner, &have.Returned)
 		return conn.SendBatch(ctx, batch).Close()

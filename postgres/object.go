@@ -95,19 +95,25 @@ func queueForeign(batch *pgx.Batch, owner string, into *[]Object) {
 	})
 }
 
-// queueGrants reads what role holds, by its own name, in every user schema.
-func queueGrants(batch *pgx.Batch, role string, schemas *[]Schema, objects *[]Object) {
+// queueGrants reads what role holds, by its own name, in every user schema. In
+// somebody else's database, what other claims made there is no business of
+// role: only the roles named beside it count, and those of no claim.
+func queueGrants(batch *pgx.Batch, role string, external bool, beside []string, schemas *[]Schema, objects *[]Object) {
+	counts := func(oid string) string {
+		return "(NOT $2::bool OR pg_get_userbyid(" + oid + ") = ANY($3::text[]) OR coalesce(shobj_description(" + oid + ", 'pg_authid'), '') NOT LIKE '" + claimsComment + "')"
+	}
 	held := `ARRAY(SELECT DISTINCT a.privilege_type::text FROM aclexplode(%s) a
 		WHERE a.grantee = (SELECT oid FROM pg_roles WHERE rolname = $1) ORDER BY 1)`
 	batch.Queue(`
 		SELECT n.nspname::text, pg_get_userbyid(n.nspowner)::text, pg_has_role(n.nspowner, 'USAGE'),
 			`+fmt.Sprintf(held, "n.nspacl")+`,
-			ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.rolname !~ '^pg_' AND r.rolname <> $1 AND pg_has_role(r.oid, 'USAGE') AND (
+			ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.rolname !~ '^pg_' AND r.rolname <> $1 AND pg_has_role(r.oid, 'USAGE')
+				AND `+counts("r.oid")+` AND (
 				r.oid = n.nspowner OR r.oid = (SELECT b.datdba FROM pg_database b WHERE b.datname = current_database())
 				OR r.oid IN (SELECT c.relowner FROM pg_class c WHERE c.relnamespace = n.oid)
 				OR r.oid IN (SELECT f.proowner FROM pg_proc f WHERE f.pronamespace = n.oid)
 				OR r.oid IN (SELECT a.grantee FROM aclexplode(n.nspacl) a WHERE a.privilege_type = 'CREATE')) ORDER BY 1)
-		FROM pg_namespace n WHERE `+userSchema+` ORDER BY 1`, role).Query(func(rows pgx.Rows) error {
+		FROM pg_namespace n WHERE `+userSchema+` ORDER BY 1`, role, external, beside).Query(func(rows pgx.Rows) error {
 		var s Schema
 		_, err := pgx.ForEachRow(rows, []any{&s.Name, &s.Owner, &s.Permitted, &s.Privileges, &s.Creators}, func() error {
 			*schemas = append(*schemas, s)
@@ -126,7 +132,8 @@ func queueGrants(batch *pgx.Batch, role string, schemas *[]Schema, objects *[]Ob
 			SELECT 'pg_proc'::regclass, f.oid, f.pronamespace, f.proowner, f.proacl, 'ROUTINE', f.oid::regprocedure::text FROM pg_proc f
 		) x JOIN pg_namespace n ON n.oid = x.schema
 		WHERE `+userSchema+` AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = x.class AND d.objid = x.oid AND (d.deptype = 'e' OR d.deptype = 'i' AND x.kind = 'ROUTINE'))
-		ORDER BY 1, 2, 3`, role).Query(func(rows pgx.Rows) error {
+			AND `+counts("x.owner")+`
+		ORDER BY 1, 2, 3`, role, external, beside).Query(func(rows pgx.Rows) error {
 		var o Object
 		_, err := pgx.ForEachRow(rows, []any{&o.Kind, &o.Schema, &o.Identity, &o.Owner, &o.Permitted, &o.Privileges}, func() error {
 			*objects = append(*objects, o)

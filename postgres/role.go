@@ -83,7 +83,7 @@ func (s *Server) ReadLogin(ctx context.Context, name string) (LoginState, error)
 func (s *Server) read(ctx context.Context, what string, work func(context.Context, *pgx.Conn, Facts) error) error {
 	facts, err := s.Facts(ctx)
 	if err == nil {
-		err = s.admin(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		err = s.lend(ctx, s.readers, func(ctx context.Context, conn *pgx.Conn) error {
 			ctx, cancel := s.bounded(ctx)
 			defer cancel()
 			return work(ctx, conn, facts)

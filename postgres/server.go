@@ -23,7 +23,8 @@ type Server struct {
 	target  Target
 	limits  Limits
 	breaker breaker
-	slots   chan struct{} // one per administrator's connection
+	slots   chan struct{} // one per administrator's connection that changes things
+	readers chan struct{} // one per connection that only reads, so that reads do not queue behind CREATE DATABASE
 	tenants chan struct{} // one per connection into a tenant's database
 
 	mu     sync.Mutex
@@ -42,6 +43,7 @@ func newServer(t Target, limits Limits) *Server {
 	return &Server{
 		target: t, limits: limits,
 		slots:   make(chan struct{}, limits.Connections),
+		readers: make(chan struct{}, max(1, limits.Connections/4)),
 		tenants: make(chan struct{}, limits.Concurrency),
 	}
 }
@@ -51,15 +53,19 @@ func (s *Server) Target() Target { return s.target }
 
 // admin lends a connection to the maintenance database to work.
 func (s *Server) admin(ctx context.Context, work func(context.Context, *pgx.Conn) error) error {
+	return s.lend(ctx, s.slots, work)
+}
+
+func (s *Server) lend(ctx context.Context, slots chan struct{}, work func(context.Context, *pgx.Conn) error) error {
 	if err := s.breaker.refused(); err != nil {
 		return err
 	}
 	select {
-	case s.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	defer func() { <-s.slots }()
+	defer func() { <-slots }()
 	conn, err := s.contact(ctx)
 	if err != nil {
 		return err

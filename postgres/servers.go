@@ -7,7 +7,7 @@ import (
 
 // Limits bound what one server is asked to bear. Zero fields take the default.
 type Limits struct {
-	Connections      int           // administrator's connections to the maintenance database; 8
+	Connections      int           // administrator's connections to the maintenance database; 8, and a quarter more that only read
 	Concurrency      int           // connections into tenant databases at once; 8
 	StatementTimeout time.Duration // 30 s
 }

@@ -61,7 +61,7 @@ func newManager(config *rest.Config, at listen, elect bool) (ctrl.Manager, error
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme,
 		Cache: cache.Options{
-			DefaultTransform: cache.TransformStripManagedFields(),
+			DefaultTransform: slim,
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Secret{}: {Label: labels.SelectorFromSet(labels.Set{naming.ManagedByLabel: naming.ManagedBy})},
 			},
@@ -79,6 +79,16 @@ func newManager(config *rest.Config, at listen, elect bool) (ctrl.Manager, error
 		return nil, err
 	}
 	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
+}
+
+// slim drops from cached objects what no step reads; writes are patches of what
+// steps change, so nothing of it is lost.
+func slim(o any) (any, error) {
+	if object, ok := o.(client.Object); ok {
+		object.SetManagedFields(nil)
+		delete(object.GetAnnotations(), corev1.LastAppliedConfigAnnotation)
+	}
+	return o, nil
 }
 
 // addControllers wires every kind to mgr.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -157,6 +158,9 @@ func (w *World) Run(ctx context.Context) (stopped func()) {
 	return stopped
 }
 
+// quietly drops what controllers say outside of any manager.
+var quietly = sync.OnceFunc(func() { ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(io.Discard, nil))) })
+
 func (w *World) manager() ctrl.Manager {
 	w.t.Helper()
 	access := rest.CopyConfig(testkit.APIServer(w.t))
@@ -168,7 +172,7 @@ func (w *World) manager() ctrl.Manager {
 	for _, namespace := range w.Options.Also {
 		watched[namespace] = cache.Config{}
 	}
-	ctrl.SetLogger(logr.FromSlogHandler(slog.NewTextHandler(io.Discard, nil)))
+	quietly()
 	mgr, err := ctrl.NewManager(access, ctrl.Options{
 		Scheme:     Scheme(),
 		Logger:     logr.FromSlogHandler(w.Options.Log.Handler()),
