@@ -30,11 +30,14 @@ func ParseDSN(dsn string) (Target, error) {
 		return Target{}, malformed("it must be UTF-8 without NUL bytes")
 	}
 	var fault *Fault
-	if rest, ok := cutScheme(dsn); ok {
+	rest, ours := cutScheme(dsn)
+	scheme, _, uri := strings.Cut(dsn, "://")
+	switch {
+	case ours:
 		fault = t.parseURI(rest)
-	} else if strings.Contains(dsn, "://") && !strings.Contains(dsn[:strings.Index(dsn, "://")], "=") {
+	case uri && !strings.Contains(scheme, "="):
 		fault = malformed("the scheme must be postgres:// or postgresql://")
-	} else {
+	default:
 		fault = t.parseKeyValue(dsn)
 	}
 	if fault == nil {

@@ -74,7 +74,9 @@ type contactError struct {
 func (e *contactError) Error() string {
 	return "connecting to " + e.address + ": " + Explain(e).Message
 }
-func (e *contactError) Unwrap() error        { return e.cause }
+func (e *contactError) Unwrap() error { return e.cause }
+
+// Is makes every failed contact an ErrUnreachable.
 func (e *contactError) Is(target error) bool { return target == ErrUnreachable }
 
 // Explain says what err means. It knows the errors of the network, of TLS and
@@ -141,7 +143,7 @@ func explainTLS(err error, address string) (Fault, bool) {
 	if errors.As(err, &contact) {
 		cause = contact.cause
 	}
-	why := ""
+	var why string
 	switch {
 	case errors.As(err, &authority):
 		why = "its certificate is signed by an authority that is not trusted"

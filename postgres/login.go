@@ -35,9 +35,9 @@ func DecideLogin(want Login, have LoginState, facts Facts) []Statement {
 	var p plan
 	p.credential(want, have, facts)
 	p.groups(want, have, facts)
-	switch {
-	case want.Session == have.Session:
-	case want.Session == "":
+	switch want.Session {
+	case have.Session:
+	case "":
 		p.add("let login "+want.Name+" act as itself", "ALTER ROLE %s RESET role", ident(want.Name))
 	default:
 		p.add("let login "+want.Name+" act as "+want.Session, "ALTER ROLE %s SET role TO %s", ident(want.Name), literal(want.Session))

@@ -11,7 +11,7 @@ import (
 // alter, or keep for itself. Kind is the word for it in the message: database,
 // role or schema.
 func CheckName(kind, name string) error {
-	rule := ""
+	var rule string
 	switch {
 	case name == "":
 		rule = "it must not be empty"

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -120,7 +121,7 @@ func queueRole(batch *pgx.Batch, name string, facts Facts, into *RoleState) {
 }
 
 func missingIsFine(err error) error {
-	if err == pgx.ErrNoRows {
+	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
 	return err

@@ -49,11 +49,12 @@ func redact(sql string) string {
 		for end < len(sql) {
 			if sql[end:end+1] != quote {
 				end++
-			} else if strings.HasPrefix(sql[end+1:], quote) {
-				end += 2
-			} else {
+				continue
+			}
+			if !strings.HasPrefix(sql[end+1:], quote) {
 				break
 			}
+			end += 2
 		}
 		end = min(end+1, len(sql))
 		if quote == "'" {
@@ -81,14 +82,6 @@ func ident(parts ...string) string { return pgx.Identifier(parts).Sanitize() }
 
 // literal relies on standard_conforming_strings, which every session sets.
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-
-func idents(names []string) string {
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = ident(n)
-	}
-	return strings.Join(quoted, ", ")
-}
 
 func literals(values []string) string {
 	quoted := make([]string, len(values))

@@ -76,11 +76,12 @@ func (t Target) ConnConfig() (*pgx.ConnConfig, error) {
 	}
 	cfg.Host, cfg.Port, cfg.User, cfg.Password, cfg.Database = t.Host, t.Port, t.User, t.Password, t.Database
 	attempts := []*tls.Config{secure}
-	if strings.HasPrefix(t.Host, "/") || t.SSLMode == "disable" {
+	switch {
+	case strings.HasPrefix(t.Host, "/"), t.SSLMode == "disable":
 		attempts = []*tls.Config{nil}
-	} else if t.SSLMode == "" || t.SSLMode == "prefer" {
+	case t.SSLMode == "", t.SSLMode == "prefer":
 		attempts = []*tls.Config{secure, nil}
-	} else if t.SSLMode == "allow" {
+	case t.SSLMode == "allow":
 		attempts = []*tls.Config{nil, secure}
 	}
 	cfg.TLSConfig, cfg.Fallbacks = attempts[0], nil

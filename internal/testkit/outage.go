@@ -14,25 +14,29 @@ import (
 // Stop ends the server in order, sessions included. It may be started again
 // with Start, on the same port.
 func (s *PostgresServer) Stop(t testing.TB) {
-	s.end(t, 10*time.Second)
+	t.Helper()
+	if err := s.end(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Kill ends the server as a power cut would.
 func (s *PostgresServer) Kill(t testing.TB) {
-	s.end(t, 0)
+	t.Helper()
+	if err := s.end(0); err != nil {
+		t.Fatal(err)
+	}
 }
 
-func (s *PostgresServer) end(t testing.TB, grace time.Duration) {
+func (s *PostgresServer) end(grace time.Duration) error {
 	s.mu.Lock()
 	p := s.process
 	s.process = nil
 	s.mu.Unlock()
 	if p == nil {
-		return
+		return nil
 	}
-	if err := p.Stop(grace); err != nil && t != nil {
-		t.Fatal(err)
-	}
+	return p.Stop(grace)
 }
 
 // Start starts a stopped server again, on its old port.
