@@ -144,8 +144,8 @@ func readStatements(log string) statements {
 		}
 		switch entry := log[at[0]:end]; {
 		case !ofBerth.MatchString(entry):
-		case strings.Contains(entry, "LIKE 'berth: %'"):
-			counted.sweeper++
+		case strings.Contains(entry, "LIKE 'berth: %'"), strings.Contains(entry, "-- ping"):
+			counted.sweeper++ // a ping comes before the statement that it tries the connection for
 		default:
 			counted.claims++
 		}
