@@ -40,11 +40,15 @@ var mayImport = map[string]string{
 	"claim": "api naming step postgres credential backend",
 	"role":  "api naming step postgres credential backend",
 
+	"mount":   "postgres",
+	"agent":   "mount postgres process",
+	"webhook": "api naming",
+
 	"internal/testkit":       "dev deploy postgres process",
 	"internal/testkit/world": "api naming step postgres credential backend backend/existing claim role internal/testkit",
 
 	"cmd/berth":       "*", // only here are implementations chosen
-	"cmd/berth-agent": "",
+	"cmd/berth-agent": "agent",
 	"bench":           "*", // wires a controller of its own, to measure it
 }
 

@@ -43,7 +43,7 @@ func (w *Worker) SetUp(ctx context.Context, mgr ctrl.Manager, workers int) error
 	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
 	err := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.DatabaseClaim{}, changed).
-		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(ownerOf)).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(ownerOf), builder.WithPredicates(notMade)).
 		Watches(&v1alpha1.DatabaseClass{}, handler.EnqueueRequestsFromMapFunc(w.claimsOf), changed).
 		WatchesRawSource(source.Channel(claims, handler.EnqueueRequestsFromMapFunc(w.claimsOn))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: step.Backoff()}).
@@ -76,6 +76,10 @@ func serversOf(o client.Object) []string {
 	}
 	return ids
 }
+
+// notMade drops the news that a Secret was made: the claim made it, and may not
+// see its own status yet when such news wakes it.
+var notMade = predicate.Funcs{CreateFunc: func(event.CreateEvent) bool { return false }}
 
 // ownerOf is the claim that a Secret of berth was written for.
 func ownerOf(_ context.Context, o client.Object) []reconcile.Request {

@@ -25,6 +25,7 @@ type counted struct {
 	proxy  *testkit.FaultProxy
 	clock  *askedClock
 	writes *atomic.Int64
+	what   *page // a line for each write
 	pokes  int
 }
 
@@ -41,16 +42,18 @@ func (c *askedClock) Now() time.Time {
 func newCounted(t *testing.T) *counted {
 	t.Helper()
 	server := testkit.Postgres(t, 15)
-	c := &counted{t: t, clock: &askedClock{FakePassiveClock: clocktesting.NewFakePassiveClock(time.Now())}, writes: &atomic.Int64{}}
+	c := &counted{t: t, clock: &askedClock{FakePassiveClock: clocktesting.NewFakePassiveClock(time.Now())}, writes: &atomic.Int64{}, what: &page{}}
 	c.proxy = testkit.NewFaultProxy(t, server.Target(), nil)
 	c.World = world.New(t, world.Options{
 		Server: server, Admin: ptr.To(c.proxy.Target()), Clock: c.clock, Idle: true,
 		Transport: func(next http.RoundTripper) http.RoundTripper {
 			return transport(func(r *http.Request) (*http.Response, error) {
-				if r.Method != http.MethodGet {
+				answer, err := next.RoundTrip(r)
+				if r.Method != http.MethodGet && err == nil {
 					c.writes.Add(1)
+					fmt.Fprintln(c.what, answer.StatusCode, r.Method, r.URL.Path)
 				}
-				return next.RoundTrip(r)
+				return answer, err
 			})
 		},
 	})
@@ -99,7 +102,7 @@ func TestNothingHappensInSteadyState(t *testing.T) {
 	writes, trips := w.writes.Load(), w.proxy.RoundTrips()
 	t.Logf("from creation to Ready: %d writes", writes)
 	if writes > 5 {
-		t.Errorf("a claim took %d writes until it was Ready, want at most 5", writes)
+		t.Errorf("a claim took %d writes until it was Ready, want at most 5; all so far:\n%s", writes, w.what)
 	}
 	for range 10 {
 		w.clock.SetTime(w.clock.Now().Add(time.Minute))

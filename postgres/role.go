@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -80,12 +81,16 @@ func (s *Server) ReadLogin(ctx context.Context, name string) (LoginState, error)
 	return state, err
 }
 
+// readTimeout bounds one look at the maintenance database, so that a server
+// that freezes does not hold those who only look for as long as a change may take.
+const readTimeout = 10 * time.Second
+
 // read runs work on a connection to the maintenance database, facts at hand.
 func (s *Server) read(ctx context.Context, what string, work func(context.Context, *pgx.Conn, Facts) error) error {
 	facts, err := s.Facts(ctx)
 	if err == nil {
 		err = s.lend(ctx, s.readers, func(ctx context.Context, conn *pgx.Conn) error {
-			ctx, cancel := s.bounded(ctx)
+			ctx, cancel := context.WithTimeout(ctx, readTimeout)
 			defer cancel()
 			return work(ctx, conn, facts)
 		})

@@ -33,13 +33,19 @@ func (w *Worker) SetUp(ctx context.Context, mgr ctrl.Manager, workers int) error
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.RoleClaim{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(w.ofSecret)).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(w.ofSecret), builder.WithPredicates(notMade)).
 		Watches(&v1alpha1.DatabaseClaim{}, handler.EnqueueRequestsFromMapFunc(w.ofClaim), builder.WithPredicates(readinessChanged)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: step.Backoff()}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), &step.Reconciler[*v1alpha1.RoleClaim, *scope]{
 			Client: mgr.GetClient(), Events: mgr.GetEventRecorder("berth"), Clock: w.Clock, Plan: w.Plan(),
 		}))
 }
+
+// notMade drops the news that a role claim's own Secret was made, as package
+// claim does; that of a claim may be what a copy waits for.
+var notMade = predicate.Funcs{CreateFunc: func(e event.CreateEvent) bool {
+	return e.Object.GetLabels()[naming.KindLabel] == naming.ClaimKind
+}}
 
 // readinessChanged passes what a role claim waits for: a new generation of its
 // claim, or another answer to whether it is Ready.

@@ -233,5 +233,5 @@ func (s *PostgresServer) startOnce() error {
 // remove ends the server, and the files with it.
 func (s *PostgresServer) remove() {
 	_ = s.end(10 * time.Second) // at the end of a test nobody can be told
-	_ = os.RemoveAll(s.dir) // a temporary folder: what is left is the system's to clean
+	_ = os.RemoveAll(s.dir)     // a temporary folder: what is left is the system's to clean
 }
