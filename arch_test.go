@@ -42,7 +42,7 @@ var mayImport = map[string]string{
 
 	"mount":   "postgres",
 	"agent":   "mount postgres process",
-	"webhook": "api naming",
+	"webhook": "api naming deploy",
 
 	"internal/testkit":       "dev deploy postgres process",
 	"internal/testkit/world": "api naming step postgres credential backend backend/existing claim role internal/testkit",
