@@ -20,6 +20,9 @@ func (versionCmd) Run() error {
 
 func main() {
 	var commands struct {
+		Dbproxy dbproxyCmd `cmd:"" help:"Keep a pgbouncer on the current credential of a mounted Secret."`
+		Dsnexec dsnexecCmd `cmd:"" help:"Run commands each time a credential file changes."`
+		Probe   probeCmd   `cmd:"" help:"Ask a program of this pod whether it is well."`
 		Version versionCmd `cmd:"" help:"Print the version."`
 	}
 	k := kong.Parse(&commands, kong.Name("berth-agent"), kong.UsageOnError(),

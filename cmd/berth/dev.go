@@ -129,6 +129,9 @@ func (c *DevCmd) control(ctx context.Context, config *rest.Config, local *local.
 	if err := addControllers(ctx, mgr, backends, pools); err != nil {
 		return ignoreEnd(ctx, err)
 	}
+	if err := addWebhook(ctx, mgr, config); err != nil {
+		return ignoreEnd(ctx, err)
+	}
 	return mgr.Start(ctx)
 }
 

@@ -27,6 +27,7 @@ type commands struct {
 	Dev        DevCmd        `cmd:"" help:"Run everything on this machine: a Kubernetes API, PostgreSQL and the controllers."`
 	Demo       DemoCmd       `cmd:"" help:"Take a tour on a fresh local control plane, and measure it."`
 	Controller ControllerCmd `cmd:"" help:"Run the controllers of a cluster."`
+	Webhook    WebhookCmd    `cmd:"" help:"Put sidecars into the pods of a cluster that ask for them."`
 	Completion CompletionCmd `cmd:"" help:"Print the completion script of a shell."`
 	Version    VersionCmd    `cmd:"" help:"Print the version."`
 	Complete   CompleteCmd   `cmd:"" hidden:""`

@@ -28,9 +28,10 @@ import (
 	"github.com/berth-dev/berth/role"
 )
 
-// workers is how many objects of a kind are worked on at once. It is more than
-// one server accepts at once, so that a slow server does not take them all.
-const workers = 2 * serverConcurrency
+// workers is how many objects of a kind are worked on at once. It is a multiple
+// of what one server is asked at once: while some passes wait for a server,
+// others wait for the API, and a slow server does not take them all.
+const workers = 4 * serverConcurrency
 
 const (
 	serverConcurrency = 8

@@ -1,0 +1,22 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/berth-dev/berth/agent/dbproxy"
+)
+
+type dbproxyCmd struct {
+	dbproxy.Options
+}
+
+// Run serves until SIGTERM or SIGINT, and ends with code 0 once it has drained.
+func (c dbproxyCmd) Run() error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return dbproxy.Run(ctx, c.Options, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+}
