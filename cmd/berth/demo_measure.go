@@ -117,8 +117,21 @@ func makeBare(ctx context.Context, server *postgres.Server, facts postgres.Facts
 	login, password := naming.Login(name, 1), credential.NewPassword(v1alpha1.PasswordPolicy{})
 	plan = append(plan, postgres.DecideLogin(postgres.Login{Name: login, Owner: name, Session: name, Verifier: credential.Verifier(password)},
 		postgres.LoginState{Name: login}, facts)...)
-	if err := server.Apply(ctx, plan); err != nil {
-		return err
+	return persist(func() error {
+		if err := server.Apply(ctx, plan); err != nil {
+			return err
+		}
+		return server.TestLogin(ctx, name, login, password, name)
+	})
+}
+
+// persist repeats what a busy machine may refuse for a moment, as berth's
+// controllers do.
+func persist(work func() error) (err error) {
+	for range 5 {
+		if err = work(); err == nil || postgres.Explain(err).Permanent {
+			return err
+		}
 	}
-	return server.TestLogin(ctx, name, login, password, name)
+	return err
 }
