@@ -15,21 +15,35 @@ import (
 )
 
 // watch calls see for every object of list's kind, as it is now and at each
-// change, until see is done. started is called once the watch stands.
+// change, until see is done. started is called once the watch stands. A watch
+// that the API server ends, as it does with a slow one, is begun again: see
+// then meets every object anew.
 func (w *world) watch(ctx context.Context, list client.ObjectList, started func(), see func(client.Object) (done bool), o ...client.ListOption) error {
-	stream, err := w.client.Watch(ctx, list, append(o, client.InNamespace(namespace))...)
-	if err != nil {
-		return fmt.Errorf("watching: %w", err)
+	for {
+		stream, err := w.client.Watch(ctx, list, append(o, client.InNamespace(namespace))...)
+		if err != nil {
+			return fmt.Errorf("watching: %w", err)
+		}
+		started()
+		started = func() {}
+		err = follow(ctx, stream, see)
+		stream.Stop()
+		if !errors.Is(err, errEnded) {
+			return err
+		}
 	}
-	defer stream.Stop()
-	started()
+}
+
+var errEnded = errors.New("the API server ended the watch")
+
+func follow(ctx context.Context, stream apiwatch.Interface, see func(client.Object) (done bool)) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case e, open := <-stream.ResultChan():
 			if !open {
-				return errors.New("watching: the API server ended it")
+				return errEnded
 			}
 			if e.Type == apiwatch.Error {
 				return fmt.Errorf("watching: %w", apierrors.FromObject(e.Object))
