@@ -3,7 +3,6 @@ package postgres
 import (
 	"fmt"
 	"log/slog"
-	"slices"
 )
 
 // Login is a role that logs in.
@@ -119,22 +118,5 @@ func attribute(name string, on bool) string {
 func DisableLogin(name string) []Statement {
 	var p plan
 	p.add("disable login "+name, "ALTER ROLE %s NOLOGIN PASSWORD NULL", ident(name)).Done = roleMissing(name)
-	return p.statements
-}
-
-// DropLogins drops logins; what they own goes to owner. It does not need a
-// superuser and may be replayed. Their sessions stay until they end.
-func DropLogins(have []LoginState, owner string, facts Facts) []Statement {
-	var p plan
-	heir := "CURRENT_USER"
-	if owner != "" {
-		heir = ident(owner)
-		if slices.ContainsFunc(have, func(l LoginState) bool { return len(l.Databases) > 0 }) {
-			p.become(owner, facts)
-		}
-	}
-	for _, login := range have {
-		p.dropRole(login, heir, "", facts)
-	}
 	return p.statements
 }

@@ -55,7 +55,9 @@ func TestRotationKeepsTheLiveSession(t *testing.T) {
 		if n, err := w.server.Sessions(w.Context(), a.User); err != nil || n != 0 {
 			w.Fatalf("sessions = %d, %v", n, err)
 		}
-		w.apply(postgres.DropLogins([]postgres.LoginState{w.readLogin(a.User), w.readLogin("nobody_at_all")}, want.Owner, w.facts))
+		w.apply(postgres.DecideRelease(postgres.Release{
+			Database: want, Marker: want.Marker, Logins: []postgres.LoginState{w.readLogin(a.User), w.readLogin("nobody_at_all")},
+		}, postgres.DatabaseState{}, w.facts))
 		if w.readLogin(a.User).Exists {
 			w.Fatal("the login is still there")
 		}
