@@ -10,9 +10,9 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
@@ -116,13 +116,16 @@ func (o Options) certificates() (keep func(context.Context), get getCertificate,
 func (o Options) keep(ctx context.Context, c *Certificates) {
 	tick := time.NewTicker(cmp.Or(o.Interval, time.Minute))
 	defer tick.Stop()
-	ready := sync.OnceFunc(o.ready)
-	first := time.NewTicker(time.Second) // until it has worked once
+	answering := false
+	first := time.NewTicker(250 * time.Millisecond) // until it has worked once
 	defer first.Stop()
 	for {
 		if err := c.Refresh(ctx); err == nil {
-			first.Stop()
-			ready()
+			if !answering && (!o.Local || o.isAsked(ctx)) {
+				answering = true
+				first.Stop()
+				o.ready()
+			}
 		} else if ctx.Err() == nil {
 			o.Log.Error("keeping certificates", "error", err)
 		}
@@ -133,6 +136,17 @@ func (o Options) keep(ctx context.Context, c *Certificates) {
 		case <-first.C:
 		}
 	}
+}
+
+// isAsked reports whether a pod comes back with its sidecar, by one that is not
+// kept: the API server takes a moment to learn a registration, and until then
+// calls the address of the one before.
+func (o Options) isAsked(ctx context.Context) bool {
+	pod := &corev1.Pod{}
+	pod.Namespace, pod.GenerateName = "default", "berth-webhook-"
+	pod.Labels = map[string]string{ownPrefix + claimKey: "berth-webhook", ownPrefix + proxyKey: enabled}
+	pod.Spec.Containers = []corev1.Container{{Name: "app", Image: o.Image}}
+	return o.API.Create(ctx, pod, client.DryRunAll) == nil && len(pod.Spec.InitContainers) > 0
 }
 
 func (o Options) ready() {

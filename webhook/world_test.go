@@ -98,20 +98,8 @@ func serve(t *testing.T) (client.Client, *calls) {
 		case <-time.After(30 * time.Second):
 			t.Fatal("the webhook is not ready")
 		}
-		learned(t, api)
 	})
 	return api, shared.calls
-}
-
-// learned returns once the API server knows the registration: it takes a moment
-// to reach its cache.
-func learned(t *testing.T, api client.Client) {
-	t.Helper()
-	namespace := testkit.Namespace(t)
-	eventually(t, "the API server to ask", func() bool {
-		got := create(t, api, namespace, pod(own("dbproxy", "enabled")))
-		return len(got.Spec.InitContainers) == 1
-	})
 }
 
 func makeNamespace(t *testing.T, api client.Client, name string) {
