@@ -37,7 +37,7 @@ func (f Finder) Find(ctx context.Context, claim *v1alpha1.DatabaseClaim, class *
 	if b == nil {
 		return postgres.Target{}, step.Blocked("BackendMissing", "This controller does not run backend %s.", class.Spec.Backend)
 	}
-	want := Server{ID: ServerID(claim, class), Class: class, Wishes: WishesOf(claim)}
+	want := Server{ID: ServerID(claim, class), Class: class, Wishes: WishesOf(claim, class)}
 	found, err := b.Observe(ctx, want)
 	if err != nil {
 		return postgres.Target{}, Outcome(err)
@@ -65,14 +65,20 @@ func ServerID(claim *v1alpha1.DatabaseClaim, class *v1alpha1.DatabaseClass) stri
 	}
 }
 
-// WishesOf are what claim asks of its server.
-func WishesOf(claim *v1alpha1.DatabaseClaim) Wishes {
+// WishesOf are what claim, or else its class, asks of the server.
+func WishesOf(claim *v1alpha1.DatabaseClaim, class *v1alpha1.DatabaseClass) Wishes {
+	defaults := DefaultsOf(class)
 	return Wishes{
-		Version: claim.Spec.DBVersion, Shape: claim.Spec.Shape,
-		MinStorageGB: claim.Spec.MinStorageGB, MaxStorageGB: claim.Spec.MaxStorageGB,
+		Version: claim.Spec.DBVersion, Shape: cmp.Or(claim.Spec.Shape, defaults.Shape),
+		MinStorageGB: cmp.Or(claim.Spec.MinStorageGB, defaults.MinStorageGB), MaxStorageGB: claim.Spec.MaxStorageGB,
 		BackupPolicy: claim.Spec.BackupPolicy, RestoreFrom: claim.Spec.RestoreFrom,
 		MaintenanceWindow: claim.Spec.PreferredMaintenanceWindow, Tags: claim.Spec.Tags,
 	}
+}
+
+// DefaultsOf are what class asks of every server that its backend makes.
+func DefaultsOf(class *v1alpha1.DatabaseClass) Wishes {
+	return Wishes{Shape: class.Spec.Shape, MinStorageGB: class.Spec.MinStorageGB}
 }
 
 // source reads the server that the claim brought in spec.sourceDataFrom.

@@ -66,8 +66,12 @@ func DecideAdmission(claim *v1alpha1.DatabaseClaim, class *v1alpha1.DatabaseClas
 	if b == nil {
 		return append(errs, field.Forbidden(root.Child("class"), "this controller does not run backend "+policy.Backend+" of class "+class.Name))
 	}
-	for _, f := range backend.Unsupported(b, backend.WishesOf(claim)) {
-		refuse(true, root.Child(string(f)), "backend "+policy.Backend+" of class "+class.Name+" cannot do this; remove it or choose another class")
+	defaults := backend.Unsupported(b, backend.DefaultsOf(class))
+	for _, f := range defaults {
+		refuse(true, root.Child("class"), "class "+class.Name+" sets spec."+string(f)+", which its backend "+policy.Backend+" cannot do; choose another class")
+	}
+	for _, f := range backend.Unsupported(b, backend.WishesOf(claim, class)) {
+		refuse(!slices.Contains(defaults, f), root.Child(string(f)), "backend "+policy.Backend+" of class "+class.Name+" cannot do this; remove it or choose another class")
 	}
 	return errs
 }

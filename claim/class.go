@@ -43,6 +43,9 @@ func (w *Worker) reachServer(ctx context.Context, s classScope) step.Outcome {
 	if b == nil {
 		return step.Blocked("BackendMissing", "This controller does not run backend %s.", s.class.Spec.Backend)
 	}
+	if unsupported := backend.Unsupported(b, backend.DefaultsOf(s.class)); len(unsupported) > 0 {
+		return step.Blocked("NotSupported", "spec.%s: backend %s cannot do this; remove it or choose another backend.", unsupported[0], s.class.Spec.Backend)
+	}
 	if s.class.Spec.Dedicated {
 		return step.Done()
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -84,5 +85,40 @@ func TestDedicatedServerGoesWithItsDatabase(t *testing.T) {
 	})
 	if _, err := os.Stat(filepath.Join(dir, c.Status.Server.ID)); err == nil {
 		t.Error("its folder stays")
+	}
+}
+
+func TestClassDefaultsAreNeverIgnored(t *testing.T) {
+	t.Parallel()
+	w, _, _ := dedicated(t, time.Hour)
+	w.Change(w.Class, func() { w.Class.Spec.Shape, w.Class.Spec.MinStorageGB = "db.large", 20 })
+	w.Expect(w.Class, v1alpha1.ServerReachable, metav1.ConditionFalse, "NotSupported")
+	c := w.Claim("sized", func(s *spec) { s.Shape = "db.small" })
+	w.Make(c)
+	got := w.Expect(c, v1alpha1.Admitted, metav1.ConditionFalse, "NotAllowed")
+	for _, want := range []string{"sets spec.shape", "sets spec.minStorageGB"} {
+		if !strings.Contains(got.Message, want) {
+			t.Errorf("no word of %q in: %s", want, got.Message)
+		}
+	}
+}
+
+func TestWishesOfAClaimGoBeforeThoseOfItsClass(t *testing.T) {
+	t.Parallel()
+	class := &v1alpha1.DatabaseClass{Spec: v1alpha1.DatabaseClassSpec{Shape: "large", MinStorageGB: 20}}
+	for name, tc := range map[string]struct {
+		spec spec
+		want backend.Wishes
+	}{
+		"a claim that asks for nothing has the class's": {spec{}, backend.Wishes{Shape: "large", MinStorageGB: 20}},
+		"a claim that asks has its own":                 {spec{Shape: "small", MinStorageGB: 5}, backend.Wishes{Shape: "small", MinStorageGB: 5}},
+		"each by itself":                                {spec{Shape: "small"}, backend.Wishes{Shape: "small", MinStorageGB: 20}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(tc.want, backend.WishesOf(&v1alpha1.DatabaseClaim{Spec: tc.spec}, class)); diff != "" {
+				t.Error(diff)
+			}
+		})
 	}
 }

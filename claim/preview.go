@@ -57,7 +57,7 @@ const newServerVersion = 170000
 func (w *Worker) look(ctx context.Context, s *scope, p *backend.Preview) step.Outcome {
 	if !s.external() {
 		found, err := w.Finder.Backends[s.class.Spec.Backend].Observe(ctx, backend.Server{
-			ID: s.claim.Status.Server.ID, Class: s.class, Wishes: backend.WishesOf(s.claim)})
+			ID: s.claim.Status.Server.ID, Class: s.class, Wishes: backend.WishesOf(s.claim, s.class)})
 		switch {
 		case err != nil:
 			return backend.Outcome(err)

@@ -46,6 +46,8 @@ type DatabaseClassList struct {
 // +kubebuilder:validation:XValidation:rule="self.backend != 'existing' || has(self.server)",message="spec.server: backend existing needs the Secret of its administrator; set spec.server.secretRef.name and .namespace"
 // +kubebuilder:validation:XValidation:rule="self.backend == 'existing' || !has(self.server)",message="spec.server: only backend existing connects to a server by a Secret; remove spec.server or set spec.backend: existing"
 // +kubebuilder:validation:XValidation:rule="self.backend != 'existing' || !has(self.dedicated) || !self.dedicated",message="spec.dedicated: backend existing has one server for all its claims; remove spec.dedicated or choose a backend that makes servers"
+// +kubebuilder:validation:XValidation:rule="self.backend != 'existing' || !has(self.shape)",message="spec.shape: backend existing makes no servers; remove spec.shape or choose a backend that makes servers"
+// +kubebuilder:validation:XValidation:rule="self.backend != 'existing' || !has(self.minStorageGB)",message="spec.minStorageGB: backend existing makes no servers; remove spec.minStorageGB or choose a backend that makes servers"
 // +kubebuilder:validation:XValidation:rule="self.backend == oldSelf.backend",message="spec.backend: the backend of a class cannot change; make a new class"
 type DatabaseClassSpec struct {
 	// Backend provides the server: existing is one that somebody runs, local
@@ -59,6 +61,13 @@ type DatabaseClassSpec struct {
 	// DBVersion is the PostgreSQL version of servers that berth makes, such as "17".
 	// +kubebuilder:validation:Pattern=`^[0-9]{2}(\.[0-9]{1,2})?$`
 	DBVersion string `json:"dbVersion,omitempty"`
+	// Shape of servers that berth makes, in the backend's words, unless a claim
+	// asks for another.
+	// +kubebuilder:validation:MaxLength=128
+	Shape string `json:"shape,omitempty"`
+	// MinStorageGB of servers that berth makes, unless a claim asks for another.
+	// +kubebuilder:validation:Minimum=0
+	MinStorageGB int32 `json:"minStorageGB,omitempty"`
 	// SSLMode is what applications are told to use.
 	// +kubebuilder:validation:Enum=disable;prefer;require;verify-ca;verify-full
 	// +kubebuilder:default=verify-full

@@ -281,6 +281,8 @@ func TestDatabaseClassValidation(t *testing.T) {
 		"a Secret with an empty namespace":  {`{backend: existing, server: {secretRef: {name: admin, namespace: ""}}}`, says("spec.server.secretRef.namespace: a class belongs to no namespace")},
 		"access to a local server":          {`{backend: local, server: {secretRef: {name: admin, namespace: berth}}}`, says("spec.server: only backend existing connects to a server by a Secret; remove spec.server or set spec.backend: existing")},
 		"an existing server for each claim": {`{backend: existing, dedicated: true, server: {secretRef: {name: admin, namespace: berth}}}`, says("spec.dedicated: backend existing has one server for all its claims; remove spec.dedicated or choose a backend that makes servers")},
+		"a shape of an existing server":     {`{backend: existing, shape: big, server: {secretRef: {name: admin, namespace: berth}}}`, says("spec.shape: backend existing makes no servers; remove spec.shape or choose a backend that makes servers")},
+		"storage of an existing server":     {`{backend: existing, minStorageGB: 20, server: {secretRef: {name: admin, namespace: berth}}}`, says("spec.minStorageGB: backend existing makes no servers; remove spec.minStorageGB or choose a backend that makes servers")},
 		"a period under the floor":          {`{backend: local, rotation: {period: 59m}}`, says("spec.rotation.period: must be at least spec.rotation.floor (60m unless the class lowers it); use a Go duration such as 60m")},
 		"a period over a day":               {`{backend: local, rotation: {period: 1441m}}`, says("spec.rotation.period: must be at most 1440m")},
 		"a floor under a second":            {`{backend: local, rotation: {period: 60m, floor: 999ms}}`, says("spec.rotation.floor: must be at least 1s")},

@@ -34,7 +34,7 @@ func (c *ControllerCmd) Run(ctx context.Context, g *Globals) (err error) {
 		return err
 	}
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
-	debug.SetGCPercent(50) // objects of thousands of claims live long; a denser heap costs little
+	debug.SetGCPercent(35) // objects of thousands of claims live long; a denser heap costs little
 	mgr, err := newManager(config, listen{c.MetricsAddress, c.HealthAddress}, c.LeaderElect)
 	if err != nil {
 		return err
