@@ -7,7 +7,7 @@ GOBUILD := go build -buildvcs=false
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## a tour on an embedded control plane that ends by itself
@@ -29,9 +29,39 @@ build: tools ## bin/berth, bin/berth-agent and the programs they run
 tools: ## the pinned programs that tests need, each once, under bin/
 	@hack/tools.sh
 
+.PHONY: node-tools
+node-tools: ## what a cluster is made of: Kubernetes, containerd, bin/e2e
+	@hack/tools.sh node
+	$(GOBUILD) -o bin/e2e/ ./e2e/node ./e2e/node/pause ./e2e/node/probe
+
+.PHONY: cluster
+cluster: node-tools ## a real one-node Kubernetes, in the background
+	@bin/e2e/node up
+
+.PHONY: cluster-down
+cluster-down: ## end that cluster and remove its state
+	@bin/e2e/node down
+
 .PHONY: generate
-generate: ## deep copies and CustomResourceDefinitions, from api/
+generate: ## deep copies and CustomResourceDefinitions, from api/, and the chart's copies
 	go tool controller-gen object crd paths=./api/... output:crd:dir=deploy/crds
+	rm -rf deploy/chart/files && mkdir -p deploy/chart/files/webhook
+	cp -r deploy/crds deploy/admission deploy/chart/files/
+	cp deploy/webhook/configuration.yaml deploy/chart/files/webhook/
+
+.PHONY: chart
+chart: generate ## lint the chart, and render deploy/bundle of it
+	@hack/tools.sh helm
+	bin/helm lint --strict deploy/chart --namespace berth-system
+	(cat deploy/bundle/namespace.yaml && bin/helm template berth deploy/chart --namespace berth-system) >deploy/bundle/berth.yaml
+
+.PHONY: images
+images: tools ## the images of berth and of the stories, in bin/images
+	go run -buildvcs=false ./e2e/image/make -postgres
+
+.PHONY: e2e
+e2e: node-tools images ## every promise in real pods; needs root
+	go test -tags e2e -count 1 -p 1 -timeout 40m ./e2e/cluster ./e2e/stories
 
 .PHONY: lint
 lint: ## formatting, vet and the rules of .golangci.yml
