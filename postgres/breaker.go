@@ -17,6 +17,9 @@ const (
 	trusted = time.Second
 	// patience is how long others wait, at least, for somebody's contact.
 	patience = 250 * time.Millisecond
+	// firstPatience is that while nobody knows yet how long a good one takes: a
+	// process that has just started must not take a busy server for a dead one.
+	firstPatience = time.Second
 )
 
 var errNoAnswerYet = errors.New("no answer yet")
@@ -64,7 +67,7 @@ func (b *breaker) enter(ctx context.Context) error {
 			b.mu.Unlock()
 			return nil
 		}
-		left, ended := max(patience, 2*b.slowest)-time.Since(b.since), b.ended
+		left, ended := b.patience()-time.Since(b.since), b.ended
 		b.mu.Unlock()
 		if left <= 0 {
 			return errNoAnswerYet
@@ -79,6 +82,14 @@ func (b *breaker) enter(ctx context.Context) error {
 		}
 		timer.Stop()
 	}
+}
+
+// patience is how long to wait for another's contact. The caller has the lock.
+func (b *breaker) patience() time.Duration {
+	if b.slowest == 0 {
+		return firstPatience
+	}
+	return max(patience, 2*b.slowest)
 }
 
 // leave ends a contact. A failure opens the breaker, but not when the caller

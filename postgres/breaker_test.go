@@ -54,7 +54,7 @@ func TestBreakerWaitsForTheFirstContactOnlyAsLongAsItsPatience(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if err := b.enter(t.Context()); !errors.Is(err, errNoAnswerYet) || time.Since(start) != patience {
+		if err := b.enter(t.Context()); !errors.Is(err, errNoAnswerYet) || time.Since(start) != firstPatience {
 			t.Fatalf("after %s: %v", time.Since(start), err)
 		}
 		entered := make(chan error)
@@ -64,9 +64,14 @@ func TestBreakerWaitsForTheFirstContactOnlyAsLongAsItsPatience(t *testing.T) {
 		}
 		go func() { entered <- b.enter(t.Context()) }()
 		synctest.Wait()
+		<-time.After(time.Millisecond) // the clock of the bubble: nobody waits
 		b.leave(t.Context(), nil)
 		if err := <-entered; err != nil {
 			t.Fatalf("after a good contact: %v", err)
+		}
+		start = time.Now()
+		if err := b.enter(t.Context()); !errors.Is(err, errNoAnswerYet) || time.Since(start) != max(patience, 2*b.slowest) {
+			t.Fatalf("on a server that is known, after %s: %v", time.Since(start), err)
 		}
 	})
 }
