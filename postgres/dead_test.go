@@ -63,7 +63,7 @@ func TestADeadServerBlocksAtMostOneGoroutine(t *testing.T) {
 					}
 					postgres.Doubt(server)
 				}
-				revive := die(t, kit)
+				revive := sync.OnceFunc(die(t, kit))
 				t.Cleanup(revive)
 				if n, longest := blocked(tries(t, server, 40)); n > 1 || longest > 4*time.Second {
 					t.Fatalf("%d goroutines were blocked, for up to %s", n, longest)
