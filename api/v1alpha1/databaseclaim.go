@@ -205,12 +205,9 @@ type DatabaseClaimStatus struct {
 	Database   string            `json:"database,omitempty"`
 	Owner      string            `json:"owner,omitempty"`
 	Credential *CredentialStatus `json:"credential,omitempty"`
-	// Consumers that report which version they use: when all report the
-	// current one, the previous login need not wait for the propagation time.
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=1000
-	Consumers []Consumer `json:"consumers,omitempty"`
+	// Consumers that report which login they use; the previous login stays open
+	// while one of them uses it.
+	Consumers *Consumers `json:"consumers,omitempty"`
 }
 
 // Conditions gives the kernel the conditions to keep.

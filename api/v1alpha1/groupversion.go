@@ -23,6 +23,9 @@ func AddToScheme(scheme *runtime.Scheme) error {
 		&DatabaseClass{}, &DatabaseClassList{},
 		&DatabaseClaim{}, &DatabaseClaimList{},
 		&RoleClaim{}, &RoleClaimList{},
+		&Org{}, &OrgList{},
+		&Warehouse{}, &WarehouseList{},
+		&Migration{}, &MigrationList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
@@ -80,9 +83,27 @@ type RotationSpec struct {
 	RevokedThrough int64 `json:"revokedThrough,omitempty"`
 }
 
-// Consumer is one reader of a credential and the version it uses.
-type Consumer struct {
-	// +kubebuilder:validation:MaxLength=253
-	Name    string `json:"name"`
-	Version int64  `json:"version"`
+// Consumers are the proxies of a credential that report which login they use.
+type Consumers struct {
+	// Proxies that report.
+	Proxies int32 `json:"proxies"`
+	// Current are those that use the current login alone.
+	Current int32 `json:"current"`
+	// Waiting are pods that still use an earlier login, at most ten of them.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	Waiting []string `json:"waiting,omitempty"`
+	// Sidecars are what the pods of those proxies have of berth.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=20
+	Sidecars []Sidecars `json:"sidecars,omitempty"`
+}
+
+// Sidecars are the pods with one revision of a sidecar.
+type Sidecars struct {
+	// Kind is dbproxy or dsnexec.
+	Kind string `json:"kind"`
+	// Revision is the image, or the version of an agent that was not injected.
+	Revision string `json:"revision"`
+	Pods     int32  `json:"pods"`
 }

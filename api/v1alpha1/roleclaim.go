@@ -104,6 +104,9 @@ type RoleClaimStatus struct {
 	Database   string            `json:"database,omitempty"`
 	Owner      string            `json:"owner,omitempty"`
 	Credential *CredentialStatus `json:"credential,omitempty"`
+	// Consumers that report which login they use. Those of a copy are counted on
+	// the claim whose login it is.
+	Consumers *Consumers `json:"consumers,omitempty"`
 }
 
 // Conditions gives the kernel the conditions to keep.
