@@ -22,12 +22,13 @@ const module = "github.com/berth-dev/berth/"
 // import; a folder without an entry of its own follows its parent. A new
 // package has no place until it is given one here.
 var mayImport = map[string]string{
-	"api":      "",
-	"step":     "",
-	"naming":   "",
-	"postgres": "",
-	"process":  "",
-	"deploy":   "",
+	"api":                  "",
+	"step":                 "",
+	"naming":               "",
+	"postgres":             "",
+	"process":              "",
+	"deploy":               "",
+	"postgres/replication": "postgres process",
 
 	"credential": "api naming step",
 	"dev":        "process",
@@ -40,20 +41,43 @@ var mayImport = map[string]string{
 	"claim": "api naming step postgres credential backend",
 	"role":  "api naming step postgres credential backend",
 
-	"mount":   "postgres",
-	"agent":   "mount postgres process",
-	"webhook": "api naming deploy",
+	"migration": "api naming step postgres postgres/replication credential backend",
+
+	"warehouse":          "api naming step postgres",
+	"warehouse/duckling": "api naming postgres warehouse",
+	"warehouse/direct":   "api naming postgres warehouse",
+	"cloud":              "",
+	"rest":               "api naming cloud",
+
+	"mount":           "postgres",
+	"agent":           "mount postgres process switchboard/wire",
+	"canopy":          "",
+	"broker":          "canopy",
+	"agent/s3/s3test": "agent process internal/testkit",
+	"webhook":         "api naming deploy",
+
+	"switchboard":           "api naming postgres credential webhook switchboard/wire",
+	"switchboard/wire":      "", // what both sides of the network know
+	"switchboard/boardtest": "api naming webhook switchboard switchboard/wire internal/testkit",
 
 	"internal/testkit":       "dev deploy postgres process",
 	"internal/testkit/world": "api naming step postgres credential backend backend/existing claim role internal/testkit",
 
-	"cmd/berth":       "*", // only here are implementations chosen
-	"cmd/berth-agent": "agent",
-	"bench":           "*", // wires a controller of its own, to measure it
+	"deploy/chart": "dev postgres", // tests of the chart alone
+
+	"e2e/image":   "process",
+	"e2e/cluster": "process e2e/image",
+	"e2e/node":    "dev process e2e/cluster e2e/image",
+	"e2e/stories": "api e2e/cluster process",
+
+	"cmd/berth":         "*", // only here are implementations chosen
+	"cmd/berth-agent":   "agent process",
+	"cmd/berth-restore": "agent",
+	"bench":             "*", // wires a controller of its own, to measure it
 }
 
 // inTests are what any test may import besides.
-var inTests = "internal/testkit internal/testkit/world backend/backendtest backend/local process api"
+var inTests = "dev agent/s3/s3test internal/testkit internal/testkit/world backend/backendtest backend/local process api switchboard switchboard/wire switchboard/boardtest agent"
 
 func TestImports(t *testing.T) {
 	t.Parallel()
@@ -97,7 +121,7 @@ func placeOf(folder string) (place, allowed string, known bool) {
 func TestAgentLinksNoKubernetes(t *testing.T) {
 	t.Parallel()
 	for file, syntax := range sources(t) {
-		if !strings.HasPrefix(file, "cmd/berth-agent/") && !strings.HasPrefix(file, "agent/") {
+		if !strings.HasPrefix(file, "cmd/berth-agent/") && !strings.HasPrefix(file, "cmd/berth-restore/") && !strings.HasPrefix(file, "agent/") {
 			continue
 		}
 		for _, imported := range syntax.Imports {

@@ -43,6 +43,11 @@ var experiments = []experiment{
 	{"scale", measureScale},
 	{"rotation", measureRotation},
 	{"deadserver", measureDeadServer},
+	{"proxyrate", measureProxyRate},
+	{"proxylatency", measureProxyLatency},
+	{"proxyrotation", measureProxyRotation},
+	{"proxymemory", measureProxyMemory},
+	{"proxytakeover", measureProxyTakeover},
 }
 
 // rowTimeout is more than any row takes whose figures are worth having.
@@ -139,7 +144,12 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	return err
 }
 
-// build brings bin/berth up to date, so that what is measured is what is read.
+// bin is a program that was made by make.
+func (b *bench) bin(name ...string) string {
+	return filepath.Join(append([]string{b.root, "bin"}, name...)...)
+}
+
+// build brings the programs up to date, so that what is measured is what is read.
 func (b *bench) build(ctx context.Context) error {
 	root, err := filepath.Abs(b.root)
 	if err != nil {
@@ -148,15 +158,16 @@ func (b *bench) build(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(root, "bin", "k8s", "kube-apiserver")); err != nil {
 		return fmt.Errorf("finding kube-apiserver (run in the repository, after: make tools): %w", err)
 	}
-	b.root, b.program = root, filepath.Join(root, "bin", "berth")
-	b.say("building %s", b.program)
+	b.root = root
+	b.program = b.bin("berth")
+	b.say("building %s and berth-agent", b.program)
 	compiler, err := lookGo()
 	if err != nil {
 		return err
 	}
 	var log strings.Builder
 	err = process.Run(ctx, process.Spec{
-		Path: compiler, Args: []string{"build", "-buildvcs=false", "-o", b.program, "./cmd/berth"},
+		Path: compiler, Args: []string{"build", "-buildvcs=false", "-o", b.bin("") + "/", "./cmd/berth", "./cmd/berth-agent"},
 		Env: append(os.Environ(), "CGO_ENABLED=0"), Dir: root, Log: &log,
 	})
 	if err != nil {

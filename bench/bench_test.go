@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -188,12 +190,79 @@ workqueue_depth{name="databaseclaim",priority="-100"} 1
 	}
 }
 
-func TestClaimsRaceARealServer(t *testing.T) {
+func TestReadsWhatPgbenchSays(t *testing.T) {
 	t.Parallel()
-	b := &bench{root: "..", dir: os.TempDir(), size: quick, say: t.Logf}
-	if err := b.build(t.Context()); err != nil {
+	rate, err := parseRate("number of transactions actually processed: 9\nlatency average = 0.614 ms\ntps = 13027.123456 (without initial connection time)\n")
+	if err != nil || rate != 13027.123456 {
+		t.Errorf("rate %v, %v", rate, err)
+	}
+	if _, err := parseRate("pgbench: error: connection refused\n"); err == nil {
+		t.Error("a rate was read where there is none")
+	}
+	p50, err := parseLatency("0 1 250 0 1763640000 1\n0 2 9000 0 1763640000 2\n0 3 130 0 1763640000 3\n")
+	if err != nil || p50 != 0.25 {
+		t.Errorf("p50 %v, %v", p50, err)
+	}
+	for _, log := range []string{"", "0 1\n", "0 1 skipped 0 1763640000 1\n"} {
+		if _, err := parseLatency(log); err == nil {
+			t.Errorf("a latency was read from %q", log)
+		}
+	}
+}
+
+func TestSidesTakeTurns(t *testing.T) {
+	t.Parallel()
+	for turn, want := range map[int]string{0: "dbproxy hand ", 1: "hand dbproxy "} {
+		order := ""
+		a, b, err := sides(turn, func(to postgres.Target) (float64, error) {
+			order += to.Host + " "
+			return float64(len(to.Host)), nil
+		}, postgres.Target{Host: "dbproxy"}, postgres.Target{Host: "hand"})
+		if err != nil || a != 7 || b != 4 || order != want {
+			t.Errorf("turn %d: %q, %v and %v, %v", turn, order, a, b, err)
+		}
+	}
+}
+
+// built has the programs made once: another test may be running them.
+var built = sync.OnceValues(func() (bench, error) {
+	b := bench{root: "..", dir: os.TempDir(), size: quick, say: func(string, ...any) {}}
+	return b, b.build(context.Background())
+})
+
+func quickBench(t *testing.T) *bench {
+	t.Helper()
+	b, err := built()
+	if err != nil {
 		t.Fatal(err)
 	}
+	b.say = t.Logf
+	return &b
+}
+
+// The rows of the proxy in tiny sizes, on a real pgbouncer and PostgreSQL.
+func TestProxyRowsOnRealServers(t *testing.T) {
+	t.Parallel()
+	b := quickBench(t)
+	for name, measure := range map[string]func(context.Context, *bench) (row, error){
+		"proxyrate": measureProxyRate, "proxyrotation": measureProxyRotation, "proxymemory": measureProxyMemory,
+	} {
+		r, err := measure(t.Context(), b)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if len(r.figures) != quick.proxyTurns || r.figures[0] <= 0 {
+			t.Errorf("%s: measured %v", name, r.figures)
+		}
+		if name == "proxyrotation" && !strings.HasPrefix(r.berth, "0 of ") {
+			t.Errorf("clients noticed: %s", r.berth)
+		}
+	}
+}
+
+func TestClaimsRaceARealServer(t *testing.T) {
+	t.Parallel()
+	b := quickBench(t)
 	r, err := measureClaims(t.Context(), b)
 	if err != nil {
 		t.Fatal(err)

@@ -174,9 +174,9 @@ func (c *controller) quiet(ctx context.Context) (float64, error) {
 	return last, err
 }
 
-// memory is the resident memory of the process, now and at its peak, in bytes.
-func (c *controller) memory() (now, peak float64, err error) {
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.process.Pid()), "status"))
+// memoryOf is the resident memory of a process, now and at its peak, in bytes.
+func memoryOf(pid int) (now, peak float64, err error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	if err != nil {
 		return 0, 0, fmt.Errorf("reading memory: %w", err)
 	}

@@ -40,7 +40,7 @@ func measureScale(ctx context.Context, b *bench) (_ row, err error) {
 	if err != nil {
 		return row{}, err
 	}
-	now, peak, err := fresh.memory()
+	now, peak, err := memoryOf(fresh.process.Pid())
 	if err != nil {
 		return row{}, err
 	}

@@ -14,6 +14,12 @@ type size struct {
 	rotation time.Duration // of each of the two series
 
 	deadClaims, deadRuns int
+
+	proxyTurns     int
+	proxyPairs     int           // of pgbench: many and short, so that what else runs meets both sides
+	proxyRun       time.Duration // of pgbench, in whole seconds
+	proxyRotations int           // in all turns together
+	proxyIdle      time.Duration // until memory is read
 }
 
 var full = size{
@@ -22,6 +28,7 @@ var full = size{
 	scaleClaims: 5000,
 	rotation:    time.Minute,
 	deadClaims:  100, deadRuns: 3,
+	proxyTurns: 5, proxyPairs: 15, proxyRun: 2 * time.Second, proxyRotations: 100, proxyIdle: 5 * time.Second,
 }
 
 var quick = size{
@@ -30,4 +37,5 @@ var quick = size{
 	scaleClaims: 20,
 	rotation:    8 * time.Second,
 	deadClaims:  5, deadRuns: 1,
+	proxyTurns: 1, proxyPairs: 1, proxyRun: time.Second, proxyRotations: 3, proxyIdle: time.Second,
 }

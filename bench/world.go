@@ -67,13 +67,9 @@ func newWorld(ctx context.Context, b *bench) (context.Context, *world, error) {
 func (w *world) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	var err error
-	if w.dir, err = os.MkdirTemp(w.bench.dir, "berth-bench-"); err != nil {
-		return fmt.Errorf("making folder: %w", err)
-	}
-	// The account of PostgreSQL passes through it.
-	if err := os.Chmod(w.dir, 0o711); err != nil {
-		return fmt.Errorf("opening folder: %w", err)
+	err := w.makeDir()
+	if err != nil {
+		return err
 	}
 	w.plane, err = dev.StartControlPlane(ctx, dev.Options{
 		Dir: filepath.Join(w.dir, "control-plane"), Bin: filepath.Join(w.bench.root, "bin", "k8s")})
@@ -90,6 +86,17 @@ func (w *world) start(ctx context.Context) error {
 		return err
 	}
 	return w.startPostgres(ctx)
+}
+
+func (w *world) makeDir() (err error) {
+	if w.dir, err = os.MkdirTemp(w.bench.dir, "berth-bench-"); err != nil {
+		return fmt.Errorf("making folder: %w", err)
+	}
+	// The account of PostgreSQL passes through it.
+	if err := os.Chmod(w.dir, 0o711); err != nil {
+		return fmt.Errorf("opening folder: %w", err)
+	}
+	return nil
 }
 
 func (w *world) kubeconfig() string { return filepath.Join(w.dir, "kubeconfig") }

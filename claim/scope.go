@@ -37,7 +37,7 @@ func (w *Worker) open(ctx context.Context, claim *v1alpha1.DatabaseClaim) (*scop
 	tenant := credential.Tenant{
 		Object: claim, Kind: naming.ClaimKind, SecretName: SecretName(claim), Owner: s.owner(),
 		Spec: claim.Spec.Rotation, Templates: claim.Spec.SecretTemplate,
-		Consumers: claim.Status.Consumers, Current: &claim.Status.Credential, Connect: s.connect,
+		Consumers: &claim.Status.Consumers, Current: &claim.Status.Credential, Connect: s.connect,
 	}
 	if s.class != nil {
 		tenant.Password, tenant.Policy = s.class.Spec.Password, s.class.Spec.Rotation

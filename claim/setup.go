@@ -46,6 +46,7 @@ func (w *Worker) SetUp(ctx context.Context, mgr ctrl.Manager, workers int) error
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(ownerOf), builder.WithPredicates(notMade)).
 		Watches(&v1alpha1.DatabaseClass{}, handler.EnqueueRequestsFromMapFunc(w.claimsOf), changed).
 		WatchesRawSource(source.Channel(claims, handler.EnqueueRequestsFromMapFunc(w.claimsOn))).
+		WatchesRawSource(source.Channel(w.ReadersChanged(ctx, naming.ClaimKind), &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: step.Backoff()}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), &step.Reconciler[*v1alpha1.DatabaseClaim, *scope]{
 			Client: mgr.GetClient(), Events: mgr.GetEventRecorder("berth"), Clock: w.Clock, Plan: w.Plan(),

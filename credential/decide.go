@@ -94,14 +94,3 @@ func NextRotation(published time.Time, period time.Duration, object string) time
 	early := time.Duration(float64(period/10) * float64(h.Sum32()) / (1 << 32))
 	return published.Add(period - early).Truncate(time.Second)
 }
-
-// Acknowledged reports whether every known consumer uses at least version.
-// Without consumers nobody has acknowledged anything.
-func Acknowledged(consumers []v1alpha1.Consumer, version int64) bool {
-	for _, c := range consumers {
-		if c.Version < version {
-			return false
-		}
-	}
-	return len(consumers) > 0
-}

@@ -141,31 +141,6 @@ func TestNextRotationSpreadsObjects(t *testing.T) {
 	}
 }
 
-func TestAcknowledged(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		versions []int64
-		want     bool
-	}{
-		"nobody is known":            {nil, false},
-		"all use it":                 {[]int64{3, 3}, true},
-		"all use it or a newer one":  {[]int64{3, 5}, true},
-		"one still uses an old one":  {[]int64{3, 2}, false},
-		"one has not said a version": {[]int64{3, 0}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var consumers []v1alpha1.Consumer
-			for _, v := range tc.versions {
-				consumers = append(consumers, v1alpha1.Consumer{Version: v})
-			}
-			if got := Acknowledged(consumers, 3); got != tc.want {
-				t.Errorf("got %t", got)
-			}
-		})
-	}
-}
-
 // No test can set the clock of the machine. What shields the hold from it is
 // that times keep their monotonic reading, which Go prints as "m=".
 func TestTheHoldIsMeasuredByTheMonotonicClock(t *testing.T) {

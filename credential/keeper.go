@@ -43,7 +43,7 @@ type Tenant struct {
 	Password   v1alpha1.PasswordPolicy
 	Policy     v1alpha1.RotationPolicy
 	Templates  map[string]v1alpha1.Template
-	Consumers  []v1alpha1.Consumer
+	Consumers  **v1alpha1.Consumers
 	Current    **v1alpha1.CredentialStatus
 	Connect    func(login, password string) Connection
 }
@@ -53,6 +53,8 @@ type Keeper struct {
 	Client client.Client // reads may be cached, for Secrets that berth wrote
 	Live   client.Reader // reads are not cached
 	Clock  clock.PassiveClock
+	// Readers of the credentials; nil when none report.
+	Readers Readers
 
 	mu   sync.Mutex
 	seen map[types.UID]sighting

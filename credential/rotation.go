@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -207,17 +208,21 @@ func (r *Rotation) collide(ctx context.Context, data map[string][]byte) step.Out
 		r.SecretName, r.Kind).Again(time.Minute)
 }
 
-// Retire closes the previous login once every consumer acknowledged the current
-// version or the propagation time has passed, and no session uses it. A
-// revocation waits for neither.
+// Retire records who reads the credential, and closes the previous login once
+// the propagation time has passed, no proxy reports it and no session uses it.
+// A revocation waits for none of these.
 func (r *Rotation) Retire(ctx context.Context) step.Outcome {
 	current, out := *r.Current, step.Done()
+	readers := r.readers()
+	if current != nil {
+		*r.Consumers = Summarize(readers, current.Login)
+	}
 	if current == nil || current.Previous == "" {
 		return out
 	}
 	revoked := r.Spec.RevokedThrough >= max(1, current.PreviousVersion)
 	if !revoked {
-		if out := r.awaitUnused(ctx, current); !out.IsDone() {
+		if out := r.awaitUnused(ctx, current, readers); !out.IsDone() {
 			return out
 		}
 	}
@@ -242,10 +247,14 @@ func (r *Rotation) Retire(ctx context.Context) step.Outcome {
 }
 
 // awaitUnused is done when nobody needs the previous login any more.
-func (r *Rotation) awaitUnused(ctx context.Context, current *v1alpha1.CredentialStatus) step.Outcome {
+func (r *Rotation) awaitUnused(ctx context.Context, current *v1alpha1.CredentialStatus, readers []Reader) step.Outcome {
 	if held := r.holdLeft(current); held > 0 {
 		return step.Wait(held, "Propagating", "Login %s stays open until consumers have had %s to see version %d.",
 			current.Previous, r.Policy.Hold(), current.Version)
+	}
+	if late := using(readers, func(login string) bool { return login == current.Previous }); len(late) > 0 {
+		return step.Wait(0, "AwaitingProxies", "Login %s stays open while the proxies of these pods use it: %s. `berth revoke` does not wait.",
+			current.Previous, list(late))
 	}
 	sessions, err := r.server.Sessions(ctx, current.Previous)
 	if err != nil {
@@ -257,10 +266,16 @@ func (r *Rotation) awaitUnused(ctx context.Context, current *v1alpha1.Credential
 	return step.Done()
 }
 
-func (r *Rotation) holdLeft(current *v1alpha1.CredentialStatus) time.Duration {
-	if Acknowledged(r.Consumers, current.Version) {
-		return 0
+// readers are the proxies that report; those without one are not known, so that
+// the propagation time is waited for in any case.
+func (r *Rotation) readers() []Reader {
+	if r.keeper.Readers == nil {
+		return nil
 	}
+	return r.keeper.Readers.Readers(r.Kind, client.ObjectKeyFromObject(r.Object))
+}
+
+func (r *Rotation) holdLeft(current *v1alpha1.CredentialStatus) time.Duration {
 	now := r.keeper.Clock.Now()
 	s := r.keeper.note(r.Object.GetUID(), func(s *sighting) {
 		if s.version != current.Version {

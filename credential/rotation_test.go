@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -364,14 +365,10 @@ func TestRevocationOfWhatIsStillToCome(t *testing.T) {
 
 func TestThePreviousLoginIsHeld(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct {
-		prepare func(*world)
-		wait    time.Duration // after which it is closed, and not before
-	}{
-		"for the propagation time":                   {func(*world) {}, propagation},
-		"anew after a restart":                       {func(w *world) { w.clock.SetTime(w.clock.Now().Add(propagation / 2)); w.restart() }, propagation},
-		"not at all once every consumer has the new": {func(w *world) { w.acknowledge(2, 2) }, 0},
-		"while one consumer has the old":             {func(w *world) { w.acknowledge(2, 1) }, propagation},
+	for name, prepare := range map[string]func(*world){
+		"for the propagation time": func(*world) {},
+		"anew after a restart":     func(w *world) { w.clock.SetTime(w.clock.Now().Add(propagation / 2)); w.restart() },
+		"though every proxy has the new login: others may read the Secret": func(w *world) { w.readers = readers{"pod-1": "_b", "pod-2": "_b"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -381,12 +378,10 @@ func TestThePreviousLoginIsHeld(t *testing.T) {
 			if _, err := w.pass(); err != nil {
 				t.Fatal(err)
 			}
-			tc.prepare(w)
-			if tc.wait > 0 {
-				w.run(tc.wait - time.Second)
-				if !w.server.login(owner + "_a").open {
-					t.Fatal("closed too early")
-				}
+			prepare(w)
+			w.run(propagation - time.Second)
+			if !w.server.login(owner + "_a").open {
+				t.Fatal("closed too early")
 			}
 			w.run(2 * time.Second)
 			w.checkSettled()
@@ -394,15 +389,39 @@ func TestThePreviousLoginIsHeld(t *testing.T) {
 	}
 }
 
-func (w *world) acknowledge(versions ...int64) {
-	w.t.Helper()
-	c := w.claim()
-	w.acked = true
-	for i, version := range versions {
-		c.Status.Consumers = append(c.Status.Consumers, v1alpha1.Consumer{Name: fmt.Sprint("proxy-", i), Version: version})
-	}
-	if err := w.api.Status().Update(w.t.Context(), c); err != nil {
-		w.t.Fatal(err)
+func TestThePreviousLoginIsHeldWhileAProxyUsesIt(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		then func(*world)
+		open bool
+	}{
+		"until it reports the new one": {func(w *world) { w.readers["pod-1"] = "_b" }, false},
+		"until it is gone":             {func(w *world) { delete(w.readers, "pod-1") }, false},
+		"for as long as it does":       {func(*world) {}, true},
+		"but not once it is revoked":   {func(w *world) { w.edit(func(s *v1alpha1.RotationSpec) { s.RevokedThrough = 1 }) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.run(settling)
+			w.rotate()
+			w.readers = readers{"pod-1": "_a", "pod-2": "_b"}
+			w.run(10 * propagation)
+			status := w.claim().Status
+			c := meta.FindStatusCondition(status.Conditions, v1alpha1.NoStaleLogin)
+			if c.Reason != "AwaitingProxies" || !strings.Contains(c.Message, "pod-1.") || strings.Contains(c.Message, "pod-2") {
+				t.Fatalf("the condition says %s: %s", c.Reason, c.Message)
+			}
+			want := &v1alpha1.Consumers{Proxies: 2, Current: 1, Waiting: []string{"pod-1"}}
+			if diff := cmp.Diff(want, status.Consumers); diff != "" {
+				t.Error(diff)
+			}
+			tc.then(w)
+			w.run(settling)
+			if w.server.login(owner+"_a").open != tc.open {
+				t.Errorf("the previous login is open: %t", !tc.open)
+			}
+		})
 	}
 }
 
@@ -447,12 +466,13 @@ func TestAnOldViewClosesNoLogin(t *testing.T) {
 			w.rotate()
 			w.run(time.Second)
 			old := w.claim() // version 2, with the login of version 1 still open, and nobody who needs it
-			old.Status.Consumers = []v1alpha1.Consumer{{Name: "proxy", Version: 2}}
 			w.run(settling)
 			later(w)
+			w.hold = 0
 			if result, err := w.reconciler().Reconcile(t.Context(), old); err != nil || result.RequeueAfter > time.Second {
 				t.Errorf("a pass on an old view got %v, %v, want another look soon", result, err)
 			}
+			w.hold = propagation
 			w.check()
 			w.run(settling)
 			w.checkSettled()

@@ -67,7 +67,8 @@ type world struct {
 
 	told      []told           // what the Secret told, oldest first
 	passwords map[string]int64 // every password that was journalled, and its version
-	acked     bool             // consumers acknowledge, so that no propagation time counts
+	hold      time.Duration    // the class's propagation time
+	readers   readers          // proxies
 	tampered  bool             // the Secret is not berth's work at the moment
 	said      []string         // texts of errors, events and conditions
 }
@@ -86,7 +87,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(shared.err)
 	}
 	api := shared.client
-	w := &world{t: t, api: api, passwords: map[string]int64{},
+	w := &world{t: t, api: api, passwords: map[string]int64{}, hold: propagation,
 		clock: clocktesting.NewFakePassiveClock(time.Date(2030, 1, 1, 12, 0, 0, 500, time.UTC))}
 	w.server = &server{world: w, logins: map[string]*login{}}
 	w.client = interceptor.NewClient(api, interceptor.Funcs{
@@ -134,8 +135,23 @@ func dial(config *rest.Config) (client.WithWatch, error) {
 
 // restart is a new process: whatever the old one remembered is gone.
 func (w *world) restart() {
-	w.keeper = &credential.Keeper{Client: w.client, Live: w.api, Clock: w.clock}
+	w.keeper = &credential.Keeper{Client: w.client, Live: w.api, Clock: w.clock, Readers: w}
 }
+
+// readers are the slots that pods use.
+type readers map[string]string
+
+// Readers makes the world tell who uses which login.
+func (w *world) Readers(string, client.ObjectKey) []credential.Reader {
+	var all []credential.Reader
+	for pod, slot := range w.readers {
+		all = append(all, credential.Reader{Pod: pod, Login: owner + slot})
+	}
+	return all
+}
+
+// OnReaders tells nobody: the tests begin every pass themselves.
+func (w *world) OnReaders(func(string, client.ObjectKey)) {}
 
 // arm has the effect of this number, counted from now, meet the strike.
 func (w *world) arm(n int, s strike) { w.at, w.strike = w.effects+n, s }
@@ -163,8 +179,8 @@ func (w *world) tenant(c *v1alpha1.DatabaseClaim) credential.Tenant {
 	return credential.Tenant{
 		Object: c, Kind: naming.ClaimKind, SecretName: "app", Owner: owner, Spec: c.Spec.Rotation,
 		Password:  v1alpha1.PasswordPolicy{Length: 15, Complexity: "enabled"},
-		Policy:    v1alpha1.RotationPolicy{Period: metav1.Duration{Duration: period}, Propagation: &metav1.Duration{Duration: propagation}},
-		Consumers: c.Status.Consumers, Current: &c.Status.Credential,
+		Policy:    v1alpha1.RotationPolicy{Period: metav1.Duration{Duration: period}, Propagation: &metav1.Duration{Duration: w.hold}},
+		Consumers: &c.Status.Consumers, Current: &c.Status.Credential,
 		Connect: func(login, password string) credential.Connection {
 			return credential.Connection{Host: "db", Port: 5432, Database: owner, Username: login, Password: password, SSLMode: "disable",
 				URI: "postgres://" + login + ":" + password + "@db", DSN: "user=" + login + " password=" + password}
@@ -354,7 +370,7 @@ func (w *world) check() {
 		w.t.Errorf("effect %d: what the Secret tells, version %d with %s, cannot log in", w.effects, now.version, now.login)
 	}
 	for _, old := range w.told[:len(w.told)-1] {
-		if w.acked || w.revoked(old.version) || !w.clock.Now().Before(old.replaced.Add(propagation)) {
+		if w.revoked(old.version) || !w.clock.Now().Before(old.replaced.Add(propagation)) {
 			continue
 		}
 		if !w.server.opens(old.login, old.password) {

@@ -36,7 +36,7 @@ func (w *Worker) open(ctx context.Context, role *v1alpha1.RoleClaim) (*scope, er
 	}
 	tenant := credential.Tenant{
 		Object: role, Kind: naming.RoleKind, SecretName: cmp.Or(role.Spec.SecretName, role.Name), Owner: s.owner(),
-		Spec: role.Spec.Rotation, Current: &role.Status.Credential, Connect: s.connect,
+		Spec: role.Spec.Rotation, Consumers: &role.Status.Consumers, Current: &role.Status.Credential, Connect: s.connect,
 	}
 	if s.source != nil {
 		class := &v1alpha1.DatabaseClass{}

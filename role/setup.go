@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 
@@ -35,6 +36,7 @@ func (w *Worker) SetUp(ctx context.Context, mgr ctrl.Manager, workers int) error
 		For(&v1alpha1.RoleClaim{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(w.ofSecret), builder.WithPredicates(notMade)).
 		Watches(&v1alpha1.DatabaseClaim{}, handler.EnqueueRequestsFromMapFunc(w.ofClaim), builder.WithPredicates(readinessChanged)).
+		WatchesRawSource(source.Channel(w.ReadersChanged(ctx, naming.RoleKind), &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: step.Backoff()}).
 		Complete(reconcile.AsReconciler(mgr.GetClient(), &step.Reconciler[*v1alpha1.RoleClaim, *scope]{
 			Client: mgr.GetClient(), Events: mgr.GetEventRecorder("berth"), Clock: w.Clock, Plan: w.Plan(),

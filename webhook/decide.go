@@ -6,6 +6,7 @@ import (
 
 	"gomodules.xyz/jsonpatch/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 )
 
 // Found is what the pod's namespace holds under the claim's name.
@@ -22,10 +23,15 @@ type Injection struct {
 	Warnings []string // for whoever makes the pod
 }
 
-// Decide says what to inject, from the pod, the claim and the agent's image
-// alone. What is there already is left out, so that a second call injects
+// Agent is what sidecars are made of.
+type Agent struct {
+	Image       string
+	Switchboard *Switchboard // nil: proxies report to nobody
+}
+
+// Decide says what to inject, from the pod, the claim and the agent alone. What is there already is left out, so that a second call injects
 // nothing. An error means that the pod cannot be what its labels say.
-func Decide(pod *corev1.Pod, found Found, image string) (Injection, error) {
+func Decide(pod *corev1.Pod, found Found, from Agent) (Injection, error) {
 	ask := ReadAsk(pod.Labels)
 	var out Injection
 	switch {
@@ -47,10 +53,15 @@ func Decide(pod *corev1.Pod, found Found, image string) (Injection, error) {
 	}
 	credential := secretVolume(credentialVolume, secret)
 	if ask.Proxy {
-		out = out.add(pod, proxy(image, pod.Spec.TerminationGracePeriodSeconds), credential, stateVolume(proxyVolume))
+		sidecar, volumes := proxy(from.Image, pod.Spec.TerminationGracePeriodSeconds), []corev1.Volume{credential, stateVolume(proxyVolume)}
+		// Without an account, as where no plugin of the API server sets one, there is no token.
+		if from.Switchboard != nil && pod.Spec.ServiceAccountName != "" {
+			sidecar, volumes = from.Switchboard.join(sidecar, ask.Claim), append(volumes, projectedToken())
+		}
+		out = out.add(pod, sidecar, volumes...)
 	}
 	if ask.Exec {
-		out = out.add(pod, exec(image), credential, secretVolume(configVolume, ask.ExecConfig), stateVolume(execVolume))
+		out = out.add(pod, exec(from.Image), credential, secretVolume(configVolume, ask.ExecConfig), stateVolume(execVolume))
 	}
 	return out, nil
 }
@@ -94,10 +105,13 @@ func ours(has, c corev1.Container) bool {
 }
 
 // serves tells whether a volume that is there can stand for ours: the same
-// Secret, or any empty folder for the state.
+// Secret, a token for the same audience, or any empty folder for the state.
 func serves(has, want corev1.Volume) bool {
 	if want.Secret != nil {
 		return has.Secret != nil && has.Secret.SecretName == want.Secret.SecretName
+	}
+	if want.Projected != nil {
+		return equality.Semantic.DeepEqual(has.Projected, want.Projected)
 	}
 	return has.EmptyDir != nil
 }

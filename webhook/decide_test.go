@@ -126,7 +126,7 @@ func TestDecide(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			before := tc.pod.DeepCopy()
-			got, err := webhook.Decide(tc.pod, tc.found, "berth:1")
+			got, err := webhook.Decide(tc.pod, tc.found, webhook.Agent{Image: "berth:1"})
 			if tc.err != "" || err != nil {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Fatalf("got %v, want %q", err, tc.err)
@@ -157,7 +157,7 @@ func TestDecide(t *testing.T) {
 					}
 				}
 			}
-			again, err := webhook.Decide(after, tc.found, "berth:2")
+			again, err := webhook.Decide(after, tc.found, webhook.Agent{Image: "berth:2"})
 			if err != nil || len(again.Patch(after)) > 0 {
 				t.Errorf("a second call changes %v, %v", again, err)
 			}
@@ -179,7 +179,8 @@ func names(containers []corev1.Container) []string {
 func TestWhatIsInjected(t *testing.T) {
 	t.Parallel()
 	for file, p := range map[string]*corev1.Pod{
-		"dbproxy.yaml": pod(own("dbproxy", "enabled")),
+		"dbproxy.yaml":     pod(own("dbproxy", "enabled")),
+		"switchboard.yaml": pod(own(both...), func(p *corev1.Pod) { p.Spec.ServiceAccountName = "orders" }),
 		"both.yaml": pod(foreign(both...), func(p *corev1.Pod) {
 			p.Spec.RestartPolicy = corev1.RestartPolicyNever
 			p.Spec.InitContainers = []corev1.Container{{Name: "migrate", Image: "app:1"}}
@@ -189,9 +190,16 @@ func TestWhatIsInjected(t *testing.T) {
 	} {
 		t.Run(file, func(t *testing.T) {
 			t.Parallel()
-			injection, err := webhook.Decide(p, asked, "berth:1")
+			agent := webhook.Agent{Image: "berth:1"}
+			if file != "both.yaml" { // dbproxy.yaml has no account, and so no token
+				agent.Switchboard = &webhook.Switchboard{Address: "berth-switchboard.berth-system.svc:9444", Authorities: "some PEM"}
+			}
+			injection, err := webhook.Decide(p, asked, agent)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if again, err := webhook.Decide(patched(t, p, injection), asked, agent); err != nil || len(again.Sidecars) > 0 || len(again.Volumes) > 0 {
+				t.Errorf("a second call injects %v, %v", again, err)
 			}
 			got, err := yaml.Marshal(patched(t, p, injection))
 			if err != nil {
@@ -220,7 +228,7 @@ func TestTheDrainFitsTheGracePeriod(t *testing.T) {
 	for grace, want := range map[int64]string{0: "1s", 5: "1s", 10: "5s", 30: "25s", 3600: "30s"} {
 		p := pod(own("dbproxy", "enabled"))
 		p.Spec.TerminationGracePeriodSeconds = &grace
-		injection, err := webhook.Decide(p, asked, "berth:1")
+		injection, err := webhook.Decide(p, asked, webhook.Agent{Image: "berth:1"})
 		if err != nil {
 			t.Fatal(err)
 		}

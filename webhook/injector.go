@@ -54,7 +54,12 @@ func (i *Injector) Handle(ctx context.Context, req admission.Request) admission.
 		i.Log.Error("looking up claim", "namespace", req.Namespace, "pod", cmp.Or(pod.Name, pod.GenerateName), "error", err)
 		return admission.Errored(http.StatusInternalServerError, err)
 	}
-	injection, err := Decide(pod, found, i.Image)
+	switchboard, err := readNotice(ctx, i.API)
+	if err != nil {
+		i.Log.Error("looking up the switchboard", "error", err)
+		return admission.Errored(http.StatusInternalServerError, err)
+	}
+	injection, err := Decide(pod, found, Agent{i.Image, switchboard})
 	if err != nil {
 		return admission.Denied("berth: " + err.Error())
 	}

@@ -63,6 +63,20 @@ func (c *console) command(ctx context.Context, what string) error {
 	return nil
 }
 
+// resume says RESUME until pgbouncer answers that it is not paused.
+func (c *console) resume(ctx context.Context) error {
+	for {
+		err := c.command(ctx, "RESUME")
+		var answer *pgconn.PgError
+		if errors.As(err, &answer) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // pools are the figures of a database's pools, added up.
 type pools struct {
 	clients, waiting, loggingIn int

@@ -17,7 +17,8 @@ import (
 
 var usable = Options{
 	Credentials: "/c", Listen: "127.0.0.1:5432", State: "/s", Pgbouncer: "pgbouncer", Pool: "transaction", PoolSize: 20,
-	ClientAuth: "trust", ClientUsers: []string{"app"}, Drain: 30 * time.Second, OldLoginLimit: time.Minute, Metrics: "127.0.0.1:9127",
+	ClientAuth: "trust", ClientUsers: []string{"app"}, Drain: 30 * time.Second, OldLoginLimit: time.Minute,
+	HealthAddress: "127.0.0.1:9127", MetricsAddress: "127.0.0.1:9129",
 }
 
 func TestOptionsAreChecked(t *testing.T) {
@@ -28,7 +29,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	}{
 		"the defaults":                        {func(*Options) {}, ""},
 		"loopback of IPv6":                    {func(o *Options) { o.Listen = "[::1]:5432" }, ""},
-		"metrics for the whole pod":           {func(o *Options) { o.Metrics = "0.0.0.0:9127" }, ""},
+		"metrics for the whole pod":           {func(o *Options) { o.MetricsAddress = ":9129" }, ""},
 		"session pooling":                     {func(o *Options) { o.Pool = "session" }, ""},
 		"all addresses":                       {func(o *Options) { o.Listen = "0.0.0.0:5432" }, "--listen"},
 		"an address of the network":           {func(o *Options) { o.Listen = "192.0.2.1:5432" }, "--listen"},
@@ -47,7 +48,8 @@ func TestOptionsAreChecked(t *testing.T) {
 		"the console's user":                  {func(o *Options) { o.ClientUsers = []string{"pgbouncer"} }, "--client-users"},
 		"an alias pgbouncer cannot write":     {func(o *Options) { o.DatabaseAlias = "a b" }, "--database-alias"},
 		"the console's database as the alias": {func(o *Options) { o.DatabaseAlias = "pgbouncer" }, "--database-alias"},
-		"a metrics address without a port":    {func(o *Options) { o.Metrics = "127.0.0.1" }, "--metrics"},
+		"health for the whole pod":            {func(o *Options) { o.HealthAddress = ":9127" }, "--health-address"},
+		"a metrics address without a port":    {func(o *Options) { o.MetricsAddress = "127.0.0.1" }, "--metrics-address"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -15,6 +15,10 @@ const (
 // drain lets nobody new in, waits for clients to leave, then for the
 // transactions of those that stay, and ends pgbouncer within the drain time.
 func (p *proxy) drain() error {
+	p.link.drain()
+	if p.op != nil {
+		p.conclude(p.op.before)
+	}
 	if p.bouncer == nil {
 		return nil
 	}

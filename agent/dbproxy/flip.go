@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/berth-dev/berth/mount"
 	"github.com/berth-dev/berth/postgres"
@@ -26,7 +26,7 @@ func prove(ctx context.Context, c mount.Credential) error {
 	if err != nil {
 		return err
 	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := pgconn.ConnectConfig(ctx, &cfg.Config) // without pgx's table of types
 	if err != nil {
 		fault := postgres.Explain(err)
 		return &fault
@@ -80,7 +80,7 @@ func (p *proxy) flip(ctx context.Context, next mount.Credential) error {
 	p.current = final
 	p.figures.serving(final)
 	if !passwordOnly {
-		p.leaveBehind(old.credential)
+		p.leaveBehind(old.credential, next)
 	}
 	return nil
 }

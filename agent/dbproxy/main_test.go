@@ -216,6 +216,7 @@ type agent struct {
 	process *process.Process
 	log     *buffer
 	port    int
+	health  int
 	metrics int
 	state   string
 	ended   bool
@@ -238,7 +239,7 @@ func lowPort(t testing.TB) int {
 // the test ends.
 func (c *tenant) launch(t testing.TB, flags ...string) *agent {
 	t.Helper()
-	a := &agent{tenant: c, log: &buffer{}, port: lowPort(t), metrics: lowPort(t), state: filepath.Join(testkit.OpenDir(t), "state")}
+	a := &agent{tenant: c, log: &buffer{}, port: lowPort(t), health: lowPort(t), metrics: lowPort(t), state: filepath.Join(testkit.OpenDir(t), "state")}
 	must(t, os.Mkdir(a.state, 0o755))
 	own(t, a.state)
 	a.start(t, flags...)
@@ -256,7 +257,8 @@ func (a *agent) start(t testing.TB, flags ...string) {
 	must(t, err)
 	args := append([]string{
 		"dbproxy", "--credentials", a.tenant.dir, "--listen", fmt.Sprintf("127.0.0.1:%d", a.port), "--state", a.state,
-		"--pgbouncer", pgbouncer, "--metrics", fmt.Sprintf("127.0.0.1:%d", a.metrics), "--drain", "10s",
+		"--pgbouncer", pgbouncer, "--health-address", fmt.Sprintf("127.0.0.1:%d", a.health),
+		"--metrics-address", fmt.Sprintf("127.0.0.1:%d", a.metrics), "--drain", "10s",
 	}, flags...)
 	a.process, err = process.Start(process.Spec{Path: program, Args: args, Dir: "/", User: account(), Log: a.log})
 	must(t, err)
@@ -290,8 +292,12 @@ func (a *agent) awaitReady(t testing.TB) {
 }
 
 func (a *agent) get(path string) (code int, body string) {
+	port := a.health
+	if path == "/metrics" {
+		port = a.metrics
+	}
 	client := http.Client{Timeout: 5 * time.Second}
-	response, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d%s", a.metrics, path))
+	response, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d%s", port, path))
 	if err != nil {
 		return 0, ""
 	}
@@ -405,6 +411,11 @@ func (a *agent) finish(t testing.TB) {
 		_, metrics := a.get("/metrics")
 		_, health := a.get("/healthz")
 		shown.WriteString(metrics + health)
+		for _, name := range []string{a.tenant.owner, a.tenant.database} {
+			if strings.Contains(metrics, name) {
+				t.Errorf("the metrics name %s:\n%s", name, metrics)
+			}
+		}
 		for _, pid := range []int{a.process.Pid(), a.child()} {
 			for _, file := range []string{"cmdline", "environ"} {
 				text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file))

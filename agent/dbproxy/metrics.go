@@ -1,11 +1,11 @@
 package dbproxy
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -26,13 +26,16 @@ type figures struct {
 	flips            *prometheus.CounterVec
 	flipSeconds      prometheus.Histogram
 	credentialErrors *prometheus.CounterVec
-	restarts         prometheus.Counter
+	restarts, hangs  prometheus.Counter
 
-	mu       sync.Mutex
-	database string // pgbouncer's name of it
-	login    string // empty until there is one
-	why      string // not ready; empty when it is
-	draining bool
+	mu        sync.Mutex
+	database  string // pgbouncer's name of it
+	login     string // empty until there is one
+	since     time.Time
+	why       string // not ready; empty when it is
+	draining  bool
+	answering bool
+	pools     *pools // nil: not known
 }
 
 func newFigures(o Options) *figures {
@@ -46,9 +49,11 @@ func newFigures(o Options) *figures {
 		credentialErrors: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: "credential_errors_total",
 			Help: "Credentials that could not be read or applied, by reason."}, []string{"reason"}),
 		restarts: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "pgbouncer_restarts_total",
-			Help: "How often pgbouncer ended by itself."}),
+			Help: "How often pgbouncer has ended before it was asked to."}),
+		hangs: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "pgbouncer_hangs_total",
+			Help: "How many of these ends were made because pgbouncer did not answer any more."}),
 	}
-	f.registry.MustRegister(f.flips, f.flipSeconds, f.credentialErrors, f.restarts, &gauges{f: f})
+	f.registry.MustRegister(f.flips, f.flipSeconds, f.credentialErrors, f.restarts, f.hangs, gauges{f})
 	return f
 }
 
@@ -56,14 +61,24 @@ func newFigures(o Options) *figures {
 func (f *figures) serving(s settings) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.database, f.login, f.why = s.alias, s.credential.User, ""
+	if f.login != s.credential.User {
+		f.since = time.Now()
+	}
+	f.database, f.login, f.why, f.answering = s.alias, s.credential.User, "", true
+}
+
+// pulse is what a look at pgbouncer found.
+func (f *figures) pulse(now *pools, answering bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pools, f.answering = now, answering
 }
 
 // down means: pgbouncer does not answer.
 func (f *figures) down(why string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.why = why
+	f.why, f.pools, f.answering = why, nil, false
 }
 
 // waiting renews the reason of a proxy that is not ready.
@@ -87,23 +102,40 @@ func (f *figures) alias() string {
 	return f.database
 }
 
-func (f *figures) status() (login, why string, draining bool) {
+func (f *figures) status() (login, why string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.login, f.why, f.draining
+	return f.login, f.why
 }
 
-// serve listens for as long as stop is not called.
-func (f *figures) serve() (stop func(), err error) {
-	listener, err := net.Listen("tcp", f.o.Metrics)
+// serve answers until stop is called. Metrics have an address of their own:
+// the whole cluster may read them, and the tenant is not to lose its database
+// when something else in its pod has that port.
+func (f *figures) serve(log *slog.Logger) (stop func(), err error) {
+	own := http.NewServeMux()
+	own.HandleFunc("GET /healthz", f.health)
+	own.HandleFunc("GET /credential", f.credential)
+	stopOwn, err := serveAt(f.o.HealthAddress, own)
 	if err != nil {
-		return nil, fmt.Errorf("listening for metrics: %w", err)
+		return nil, fmt.Errorf("listening for health: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(f.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /healthz", f.health)
-	mux.HandleFunc("GET /credential", f.credential)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	public := http.NewServeMux()
+	// A page of two kilobytes is not worth the megabyte that a compressor takes.
+	public.Handle("GET /metrics", promhttp.HandlerFor(f.registry, promhttp.HandlerOpts{DisableCompression: true}))
+	stopPublic, err := serveAt(f.o.MetricsAddress, public)
+	if err != nil {
+		log.Warn("going on without metrics", "error", err)
+		return stopOwn, nil
+	}
+	return func() { stopOwn(); stopPublic() }, nil
+}
+
+func serveAt(address string, handler http.Handler) (stop func(), err error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
 	var done sync.WaitGroup
 	done.Go(func() { _ = server.Serve(listener) }) // it ends by Close
 	return func() {
@@ -115,7 +147,7 @@ func (f *figures) serve() (stop func(), err error) {
 // health never asks the database: when that is down, a restart of this process
 // would only make it worse.
 func (f *figures) health(w http.ResponseWriter, r *http.Request) {
-	if _, why, _ := f.status(); why != "" {
+	if _, why := f.status(); why != "" {
 		http.Error(w, why, http.StatusServiceUnavailable)
 		return
 	}
@@ -128,54 +160,53 @@ func (f *figures) health(w http.ResponseWriter, r *http.Request) {
 
 // credential says which login all new transactions use.
 func (f *figures) credential(w http.ResponseWriter, _ *http.Request) {
-	login, _, _ := f.status()
+	login, _ := f.status()
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]string{"login": login}) // nobody is left to tell
 }
 
-// gauges are read when asked for.
+// gauges show what was found last. However often they are read, pgbouncer is
+// asked no more for it.
 type gauges struct{ f *figures }
 
 var (
-	loginInfo   = prometheus.NewDesc("berth_dbproxy_login_info", "The login that new transactions use.", []string{"login"}, nil)
+	answering   = prometheus.NewDesc("berth_dbproxy_answering", "1 while pgbouncer answers.", nil, nil)
+	loginSince  = prometheus.NewDesc("berth_dbproxy_login_timestamp_seconds", "Since when new transactions use the current login, in Unix time.", nil, nil)
 	drainingNow = prometheus.NewDesc("berth_dbproxy_draining", "1 while clients are given time to finish.", nil, nil)
 	clients     = prometheus.NewDesc("berth_dbproxy_clients", "Connected clients.", nil, nil)
 	waiting     = prometheus.NewDesc("berth_dbproxy_waiting", "Clients that wait for a connection to the server.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
-func (g *gauges) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{loginInfo, drainingNow, clients, waiting} {
+func (g gauges) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{answering, loginSince, drainingNow, clients, waiting} {
 		out <- d
 	}
 }
 
-// Collect leaves out what pgbouncer does not answer at the moment.
-func (g *gauges) Collect(out chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+// Collect implements prometheus.Collector; it leaves out what is not known.
+func (g gauges) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value)
 	}
-	login, _, draining := g.f.status()
-	if draining {
-		gauge(drainingNow, 1)
-	} else {
-		gauge(drainingNow, 0)
+	g.f.mu.Lock()
+	defer g.f.mu.Unlock()
+	gauge(answering, one(g.f.answering))
+	gauge(drainingNow, one(g.f.draining))
+	if !g.f.since.IsZero() {
+		gauge(loginSince, float64(g.f.since.UnixMilli())/1000)
 	}
-	if login == "" {
-		return
-	}
-	gauge(loginInfo, 1, login)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	c, err := g.f.o.dialConsole(ctx)
-	if err != nil {
-		return
-	}
-	defer c.close()
-	if now, err := c.pools(ctx, g.f.alias()); err == nil {
+	if now := g.f.pools; now != nil {
 		gauge(clients, float64(now.clients))
 		gauge(waiting, float64(now.waiting))
 	}
+}
+
+func one(fact bool) float64 {
+	if fact {
+		return 1
+	}
+	return 0
 }
 
 // reason is one word of a bounded set, for a metric.

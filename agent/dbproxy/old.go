@@ -5,34 +5,51 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/berth-dev/berth/mount"
 )
 
-// leaveBehind watches the transactions that go on as the old login, and ends
-// those that are still there after the limit. Nothing waits for it.
-func (p *proxy) leaveBehind(old mount.Credential) {
+// watchAgain is how soon a watch over old transactions that failed is begun again.
+const watchAgain = time.Second
+
+// leaveBehind watches the transactions, or with session pooling the sessions,
+// that go on as the old login, and ends those that are still there after the
+// limit. Then the next login is all that is used. Nothing waits for it.
+func (p *proxy) leaveBehind(old, next mount.Credential) {
 	if p.Pool == "session" {
 		p.log.Info("clients stay on the old login until they disconnect", "login", old.User)
-		return
 	}
+	change := p.link.changing()
 	p.watchers.Go(func() {
-		ended, err := p.awaitClosed(p.life, old)
-		switch {
-		case p.life.Err() != nil:
-		case err != nil:
+		again := time.NewTicker(watchAgain)
+		defer again.Stop()
+		for {
+			ended, err := p.awaitClosed(p.life, old)
+			if p.life.Err() != nil {
+				return
+			}
+			if err == nil {
+				p.log.Info("the old login is not used here any more", "login", old.User, "transactions ended", ended)
+				p.link.uses(change, next)
+				return
+			}
 			p.log.Warn("watching the old login", "login", old.User, "error", err)
-		default:
-			p.log.Info("the old login is not used here any more", "login", old.User, "transactions ended", ended)
+			p.link.trouble("watching the old login: " + err.Error())
+			select {
+			case <-again.C:
+			case <-p.life.Done():
+				return
+			}
 		}
 	})
 }
 
 func (p *proxy) awaitClosed(ctx context.Context, old mount.Credential) (ended int, err error) {
 	limited, cancel := ctx, context.CancelFunc(func() {})
-	if p.OldLoginLimit > 0 {
+	if p.OldLoginLimit > 0 && p.Pool != "session" {
 		limited, cancel = context.WithTimeout(ctx, p.OldLoginLimit)
 	}
 	defer cancel()

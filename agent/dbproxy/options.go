@@ -27,7 +27,13 @@ type Options struct {
 	DatabaseAlias      string        `env:"BERTH_DBPROXY_DATABASE_ALIAS" help:"Database name clients give. Unset: the credential's, or app where pgbouncer cannot take that."`
 	Drain              time.Duration `default:"30s" env:"BERTH_DBPROXY_DRAIN" help:"On SIGTERM, time for clients to finish."`
 	OldLoginLimit      time.Duration `default:"15m" env:"BERTH_DBPROXY_OLD_LOGIN_LIMIT" help:"Longest time a transaction may stay on the login before; then its session is ended. 0 is no limit. Not for session pooling."`
-	Metrics            string        `default:"127.0.0.1:9127" env:"BERTH_DBPROXY_METRICS" help:"Address of /metrics, /healthz and /credential. They hold no secret."`
+	Claim              string        `env:"BERTH_CLAIM" placeholder:"NAME" help:"The claim whose credential it is, for the switchboard."`
+	Switchboard        string        `env:"BERTH_SWITCHBOARD" placeholder:"HOST:PORT" help:"Where berth's controller is told which login is in use, and says when to pause. Unset: nobody is told."`
+	SwitchboardCA      string        `name:"switchboard-ca" env:"BERTH_SWITCHBOARD_CA" placeholder:"PEM" help:"Authorities by which the switchboard is verified."`
+	SwitchboardToken   string        `env:"BERTH_SWITCHBOARD_TOKEN" placeholder:"FILE" help:"File with the pod's token for the switchboard."`
+	HealthAddress      string        `default:"127.0.0.1:9127" env:"BERTH_DBPROXY_HEALTH_ADDRESS" help:"Loopback address of /healthz and /credential."`
+	MetricsAddress     string        `default:"127.0.0.1:9129" env:"BERTH_DBPROXY_METRICS_ADDRESS" help:"Address of /metrics, such as :9129 to let Prometheus in. It names no login, host or database."`
+	Revision           string        `kong:"-"` // of this program
 }
 
 // aliasForm is what pgbouncer takes as a database's name.
@@ -47,8 +53,11 @@ func (o Options) Validate() error {
 	if address, err := netip.ParseAddrPort(o.Listen); err != nil || !address.Addr().IsLoopback() || address.Port() == 0 {
 		refuse("listen", "must be a loopback address with a port, such as 127.0.0.1:5432: whoever reaches it has the database")
 	}
-	if _, _, err := net.SplitHostPort(o.Metrics); err != nil {
-		refuse("metrics", "must be an address with a port, such as 127.0.0.1:9127")
+	if address, err := netip.ParseAddrPort(o.HealthAddress); err != nil || !address.Addr().IsLoopback() {
+		refuse("health-address", "must be a loopback address with a port, such as 127.0.0.1:9127")
+	}
+	if _, _, err := net.SplitHostPort(o.MetricsAddress); err != nil {
+		refuse("metrics-address", "must be an address with a port, such as 127.0.0.1:9129")
 	}
 	if !filepath.IsAbs(o.State) || strings.ContainsAny(o.State, "\n\r,") || len(o.socket()) > 107 {
 		refuse("state", "must be an absolute path of at most 80 bytes, without comma or line break")
@@ -75,6 +84,9 @@ func (o Options) Validate() error {
 	}
 	if o.DatabaseAlias != "" && !usableAlias(o.DatabaseAlias) {
 		refuse("database-alias", "may hold letters, digits, '_', '.' and '-', and is not pgbouncer")
+	}
+	if _, _, err := net.SplitHostPort(o.Switchboard); o.Switchboard != "" && (err != nil || o.Claim == "" || o.SwitchboardCA == "" || o.SwitchboardToken == "") {
+		refuse("switchboard", "must be HOST:PORT, and needs --claim, --switchboard-ca and --switchboard-token")
 	}
 	return errors.Join(problems...)
 }

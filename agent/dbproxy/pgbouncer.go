@@ -49,6 +49,9 @@ func (p *proxy) start(ctx context.Context) error {
 	}
 	p.bouncer, p.started = bouncer, time.Now()
 	p.figures.serving(p.current)
+	p.link.uses(p.link.changing(), p.current.credential)
+	alias := p.current.alias
+	p.watchers.Go(func() { p.attend(bouncer, alias) })
 	p.log.Info("pgbouncer is up", "login", p.current.credential.User, "database", p.current.alias, "address", p.Listen)
 	return nil
 }

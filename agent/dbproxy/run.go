@@ -38,6 +38,10 @@ type proxy struct {
 	password string   // of clients; empty for none
 	names    []string // client users so far: a name once accepted stays
 
+	link *link      // nil without a switchboard
+	op   *operation // nil while there is none
+	seen uint64     // highest generation obeyed
+
 	current  settings // what pgbouncer serves, or will when it is back
 	wanted   *mount.Credential
 	bouncer  *process.Process // nil while it is down
@@ -67,7 +71,8 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		retry: backoff{first: firstRetry, last: lastRetry}, restarts: backoff{first: firstRestart, last: lastRestart},
 	}
 	p.lines.hide(password)
-	stop, err := p.figures.serve()
+	p.link = newLink(o, log, p.figures.registry)
+	stop, err := p.figures.serve(log)
 	if err != nil {
 		return err
 	}
@@ -84,10 +89,16 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return nil
 	}
 	p.current = settings{credential: *first, alias: p.alias(*first), generation: 1}
-	if err := p.start(ctx); err != nil {
+	p.wanted = first
+	if err := p.prepareState(); err != nil {
 		return err
 	}
-	p.wanted = first
+	defer p.greetSwitchboard(ctx)()
+	if !p.op.paused() {
+		if err := p.start(ctx); err != nil {
+			return err
+		}
+	}
 	p.watchFirst()
 	return p.loop(ctx, credentials)
 }
@@ -156,6 +167,12 @@ func (p *proxy) loop(ctx context.Context, credentials <-chan mount.Credential) e
 			p.wanted = &c
 			p.retry.reset()
 			p.apply(ctx)
+		case d := <-p.link.orders():
+			p.obey(ctx, d)
+		case err := <-p.op.answered():
+			p.pauseEnded(err)
+		case <-p.op.due():
+			p.expire()
 		case <-p.retry.due():
 			p.apply(ctx)
 		}
@@ -165,6 +182,9 @@ func (p *proxy) loop(ctx context.Context, credentials <-chan mount.Credential) e
 // apply brings pgbouncer to the wanted credential, or leaves it as it is and
 // tries again later.
 func (p *proxy) apply(ctx context.Context) {
+	if p.op != nil {
+		return // its end comes here again
+	}
 	if equal(*p.wanted, p.current.credential) {
 		p.retry.reset()
 		return
@@ -201,11 +221,11 @@ func (p *proxy) change(ctx context.Context, next mount.Credential) (result strin
 	return "applied", nil
 }
 
-// fallen plans the restart of a pgbouncer that ended by itself.
+// fallen plans the restart of a pgbouncer that has ended.
 func (p *proxy) fallen() {
-	p.log.Error("pgbouncer ended by itself", "cause", fmt.Sprint(p.bouncer.Err()))
+	p.log.Error("pgbouncer has ended", "cause", fmt.Sprint(p.bouncer.Err()))
 	p.figures.restarts.Inc()
-	p.figures.down("pgbouncer ended by itself and is being restarted")
+	p.figures.down("pgbouncer has ended and is being restarted")
 	p.bouncer = nil
 	if time.Since(p.started) > stable {
 		p.restarts.reset()
@@ -215,6 +235,9 @@ func (p *proxy) fallen() {
 
 func (p *proxy) revive(ctx context.Context) {
 	p.restarts.took()
+	if p.op.paused() || ctx.Err() != nil {
+		return // clients wait for the end of that, and so does the start
+	}
 	err := p.start(ctx)
 	switch {
 	case ctx.Err() != nil: // the loop ends
@@ -231,6 +254,7 @@ func (p *proxy) trouble(doing string, err error) {
 	why := reason(err)
 	p.figures.credentialErrors.WithLabelValues(why).Inc()
 	p.figures.waiting(doing + ": " + err.Error())
+	p.link.trouble(doing + ": " + err.Error())
 	p.log.Warn("a problem while "+doing, "reason", why, "error", err)
 }
 

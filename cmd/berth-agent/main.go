@@ -23,6 +23,7 @@ func main() {
 		Dbproxy dbproxyCmd `cmd:"" help:"Keep a pgbouncer on the current credential of a mounted Secret."`
 		Dsnexec dsnexecCmd `cmd:"" help:"Run commands each time a credential file changes."`
 		Probe   probeCmd   `cmd:"" help:"Ask a program of this pod whether it is well."`
+		S3proxy s3proxyCmd `cmd:"" name:"s3proxy" help:"Sign S3 requests of a client beside it anew, with sessions that expire."`
 		Version versionCmd `cmd:"" help:"Print the version."`
 	}
 	k := kong.Parse(&commands, kong.Name("berth-agent"), kong.UsageOnError(),

@@ -15,11 +15,16 @@ import (
 
 // ControllerCmd runs the controllers of a cluster until it is told to stop.
 type ControllerCmd struct {
-	MetricsAddress string `help:"Where Prometheus finds the metrics; 0 for nowhere." default:"127.0.0.1:9090"`
-	HealthAddress  string `help:"Where /healthz and /readyz answer; 0 for nowhere." default:"127.0.0.1:8081"`
-	LeaderElect    bool   `help:"Work only while this process is the leader." default:"true" negatable:""`
-	LocalServers   string `help:"Offer backend local, with its servers in this folder." type:"path"`
-	PostgreSQL     string `name:"postgresql" help:"Folder that holds <major>/bin/postgres for backend local." type:"path"`
+	MetricsAddress          string   `help:"Where Prometheus finds the metrics; 0 for nowhere." default:"127.0.0.1:9090"`
+	HealthAddress           string   `help:"Where /healthz and /readyz answer; 0 for nowhere." default:"127.0.0.1:8081"`
+	LeaderElect             bool     `help:"Work only while this process is the leader." default:"true" negatable:""`
+	LeaderElectionNamespace string   `help:"Namespace of the leader's Lease; default: that of the pod." placeholder:"NAME"`
+	TenantNamespaces        []string `help:"Keep the claims of these namespaces only; default: all." placeholder:"NAME"`
+	LocalServers            string   `help:"Offer backend local, with its servers in this folder." type:"path"`
+	PostgreSQL              string   `name:"postgresql" help:"Folder that holds <major>/bin/postgres for backend local." type:"path"`
+	SwitchboardFlags
+	Warehouses bool `help:"Keep organisations and their warehouses too." default:"true" negatable:""`
+	WarehouseFlags
 }
 
 // Help shows how to run it.
@@ -35,7 +40,14 @@ func (c *ControllerCmd) Run(ctx context.Context, g *Globals) (err error) {
 	}
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
 	debug.SetGCPercent(35) // objects of thousands of claims live long; a denser heap costs little
-	mgr, err := newManager(config, listen{c.MetricsAddress, c.HealthAddress}, c.LeaderElect)
+	watched := c.TenantNamespaces
+	if c.Warehouses {
+		watched = c.watched(watched)
+	}
+	mgr, err := newManager(config, settings{
+		Metrics: c.MetricsAddress, Health: c.HealthAddress,
+		Elect: c.LeaderElect, Lease: c.LeaderElectionNamespace, Tenants: watched,
+	})
 	if err != nil {
 		return err
 	}
@@ -50,8 +62,17 @@ func (c *ControllerCmd) Run(ctx context.Context, g *Globals) (err error) {
 	}
 	servers := newServers()
 	defer servers.Close()
-	if err := addControllers(ctx, mgr, backends, servers); err != nil {
+	readers, err := c.SwitchboardFlags.add(mgr, config)
+	if err != nil {
 		return err
+	}
+	if err := addControllers(ctx, mgr, backends, servers, readers); err != nil {
+		return err
+	}
+	if c.Warehouses {
+		if err := c.WarehouseFlags.add(ctx, mgr); err != nil {
+			return err
+		}
 	}
 	return mgr.Start(ctx)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -48,18 +47,18 @@ func (c *DemoCmd) Run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		t := &tour{api: api, out: os.Stdout, psql: filepath.Join(bin, "pg", "15", "bin", "psql"), servers: filepath.Join(data, "servers")}
+		t := &tour{api: api, out: os.Stdout, bin: bin, data: data}
 		return t.take(ctx)
 	})
 }
 
 // tour is the state of one walk through what berth does.
 type tour struct {
-	api     client.Client
-	out     io.Writer
-	psql    string
-	servers string // folder of the local servers
-	claim   *v1alpha1.DatabaseClaim
+	api   client.Client
+	out   io.Writer
+	bin   string // folder of the programs
+	data  string // folder of all that runs
+	claim *v1alpha1.DatabaseClaim
 }
 
 // take walks the stops in order; the first that does not hold ends it.
@@ -71,6 +70,7 @@ func (t *tour) take(ctx context.Context) error {
 		{"A class says what the platform offers, a claim asks for a database", t.declare},
 		{"psql connects through the Secret", t.connect},
 		{"The credential rotates under load", t.rotate},
+		{"The same beside a dbproxy: connections stay open", t.rotateBeside},
 		{"A deleted claim comes back within its undo window", t.undo},
 		{"What it costs on this machine, beside the same SQL alone", t.measure},
 	} {

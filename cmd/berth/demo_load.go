@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,7 @@ func (t *tour) runPsql(ctx context.Context, sql string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the Secret: %w", err)
 	}
-	psql := exec.CommandContext(ctx, t.psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql)
+	psql := exec.CommandContext(ctx, filepath.Join(t.bin, "pg", "15", "bin", "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql)
 	psql.Env = psqlEnvironment(os.Environ(), secret.Data)
 	out, err := psql.CombinedOutput()
 	if err != nil {
@@ -63,21 +64,9 @@ func (t *tour) rotate(ctx context.Context) error {
 		group.Go(func() { t.reconnect(loading, lag, &logins, &failures) })
 	}
 	for range rotations {
-		before, patch := t.claim.Status.Credential.Version, client.MergeFrom(t.claim.DeepCopy())
-		t.claim.Spec.Rotation.MinVersion = before + 1
-		if err := t.api.Patch(ctx, t.claim, patch); err != nil {
-			return fmt.Errorf("asking for a rotation: %w", err)
-		}
-		began := time.Now()
-		if err := t.await(ctx, func() bool { return t.claim.Status.Credential.Version > before }); err != nil {
+		if err := t.rotateOnce(ctx, func(string) error { return nil }); err != nil {
 			return err
 		}
-		published := time.Since(began)
-		if err := t.await(ctx, func() bool { return t.claim.Status.Credential.Previous == "" }); err != nil {
-			return err
-		}
-		t.say("   version %d with %s: published after %d ms, the previous login closed after %.1f s", t.claim.Status.Credential.Version,
-			t.claim.Status.Credential.Login, published.Milliseconds(), time.Since(began).Seconds())
 	}
 	stop()
 	group.Wait()
@@ -85,6 +74,30 @@ func (t *tour) rotate(ctx context.Context) error {
 	if failures.Load() > 0 || logins.Load() == 0 {
 		return fmt.Errorf("%d of %d logins failed", failures.Load(), logins.Load())
 	}
+	return nil
+}
+
+// rotateOnce returns when the previous login is closed. It calls published with
+// the new one as soon as the Secret tells it.
+func (t *tour) rotateOnce(ctx context.Context, published func(login string) error) error {
+	before, patch := t.claim.Status.Credential.Version, client.MergeFrom(t.claim.DeepCopy())
+	t.claim.Spec.Rotation.MinVersion = before + 1
+	if err := t.api.Patch(ctx, t.claim, patch); err != nil {
+		return fmt.Errorf("asking for a rotation: %w", err)
+	}
+	began := time.Now()
+	if err := t.await(ctx, func() bool { return t.claim.Status.Credential.Version > before }); err != nil {
+		return err
+	}
+	told := time.Since(began)
+	if err := published(t.claim.Status.Credential.Login); err != nil {
+		return err
+	}
+	if err := t.await(ctx, func() bool { return t.claim.Status.Credential.Previous == "" }); err != nil {
+		return err
+	}
+	t.say("   version %d with %s: published after %d ms, the previous login closed after %.1f s", t.claim.Status.Credential.Version,
+		t.claim.Status.Credential.Login, told.Milliseconds(), time.Since(began).Seconds())
 	return nil
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -71,7 +72,7 @@ func (t *tour) byClaims(ctx context.Context) (time.Duration, error) {
 
 // bySQL runs what the claims ran, without Kubernetes, at the same concurrency.
 func (t *tour) bySQL(ctx context.Context) (time.Duration, error) {
-	found, err := local.Looker{Dir: t.servers}.Observe(ctx, backend.Server{ID: t.claim.Status.Server.ID})
+	found, err := local.Looker{Dir: filepath.Join(t.data, "servers")}.Observe(ctx, backend.Server{ID: t.claim.Status.Server.ID})
 	if err != nil {
 		return 0, fmt.Errorf("finding the server: %w", err)
 	}

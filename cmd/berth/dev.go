@@ -11,7 +11,9 @@ import (
 	"path/filepath"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -22,13 +24,18 @@ import (
 	"github.com/berth-dev/berth/backend/local"
 	"github.com/berth-dev/berth/deploy"
 	"github.com/berth-dev/berth/dev"
+	"github.com/berth-dev/berth/naming"
+	"github.com/berth-dev/berth/warehouse/duckling"
 )
 
 // DevCmd runs everything on this machine.
 type DevCmd struct {
-	APIAddress     string `help:"Where /healthz and /readyz answer." default:"127.0.0.1:8080"`
+	APIAddress     string `help:"Where the REST API answers; 0 for nowhere." default:"127.0.0.1:8080"`
 	MetricsAddress string `help:"Where Prometheus finds the metrics." default:"127.0.0.1:9090"`
 	Bin            string `help:"Folder with k8s/ and pg/, as made by 'make tools'; default: where berth is." type:"path"`
+
+	DirectFlags
+	Worker []string `help:"ServiceAccount that may activate warehouses, as namespace/name." placeholder:"NAME"`
 }
 
 // Help shows the next step.
@@ -73,9 +80,9 @@ func (c *DevCmd) run(ctx context.Context, data string, out io.Writer, ready func
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	controllers := make(chan error, 1)
+	controllers, served := make(chan error, 1), make(chan struct{})
 	go func() {
-		err := c.control(ctx, plane.Config(), servers)
+		err := c.control(ctx, plane.Config(), servers, data, func() { close(served) })
 		stop(err)
 		controllers <- err
 	}()
@@ -87,7 +94,7 @@ func (c *DevCmd) run(ctx context.Context, data string, out io.Writer, ready func
 		}
 	}()
 	progress("starting PostgreSQL")
-	err = c.serve(ctx, plane, data, out, ready)
+	err = c.serve(ctx, plane, data, out, served, ready)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
@@ -95,14 +102,19 @@ func (c *DevCmd) run(ctx context.Context, data string, out io.Writer, ready func
 	return errors.Join(err, <-controllers)
 }
 
-// serve waits for the class default, tells, and stays until ctx or ready ends.
-func (c *DevCmd) serve(ctx context.Context, plane *dev.ControlPlane, data string, out io.Writer, ready func(context.Context, *rest.Config) error) error {
+// serve waits for the API and the class default, tells, and stays until ctx or ready ends.
+func (c *DevCmd) serve(ctx context.Context, plane *dev.ControlPlane, data string, out io.Writer, served <-chan struct{}, ready func(context.Context, *rest.Config) error) error {
 	api, err := newClient(plane.Config())
 	if err != nil {
 		return err
 	}
 	if err := awaitClass(ctx, api, "default"); err != nil {
 		return ignoreEnd(ctx, err)
+	}
+	select {
+	case <-served:
+	case <-ctx.Done():
+		return nil
 	}
 	kubeconfig := filepath.Join(data, "kubeconfig")
 	if err := plane.WriteKubeconfig(kubeconfig); err != nil {
@@ -118,19 +130,31 @@ func (c *DevCmd) serve(ctx context.Context, plane *dev.ControlPlane, data string
 	return nil
 }
 
-func (c *DevCmd) control(ctx context.Context, config *rest.Config, local *local.Backend) error {
-	mgr, err := newManager(config, listen{c.MetricsAddress, c.APIAddress}, false)
+// control runs all controllers and the API, and calls served once that answers.
+func (c *DevCmd) control(ctx context.Context, config *rest.Config, local *local.Backend, data string, served func()) error {
+	mgr, err := newManager(config, settings{Metrics: c.MetricsAddress, Health: "0"})
 	if err != nil {
 		return err
 	}
 	pools := newServers()
 	defer pools.Close()
 	backends := map[string]backend.Backend{"existing": existing.New(mgr.GetAPIReader()), "local": local}
-	if err := addControllers(ctx, mgr, backends, pools); err != nil {
+	readers, err := SwitchboardFlags{SwitchboardAddress: "127.0.0.1:0"}.add(mgr, config)
+	if err != nil {
+		return err
+	}
+	if err := addControllers(ctx, mgr, backends, pools, readers); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	warehouses := WarehouseFlags{CompositeFlags: devComposites, DirectFlags: c.DirectFlags, DucklingExtras: "{}"}
+	if err := warehouses.add(ctx, mgr); err != nil {
 		return ignoreEnd(ctx, err)
 	}
 	if err := addWebhook(ctx, mgr, config); err != nil {
 		return ignoreEnd(ctx, err)
+	}
+	if err := c.addAPI(mgr, data, served); err != nil {
+		return err
 	}
 	return mgr.Start(ctx)
 }
@@ -167,6 +191,11 @@ func prepare(ctx context.Context, config *rest.Config) error {
 	c, err := newClient(config)
 	if err != nil {
 		return err
+	}
+	for _, name := range []string{naming.WarehouseNamespace, duckling.Namespace} {
+		if err := client.IgnoreAlreadyExists(c.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})); err != nil {
+			return fmt.Errorf("making namespace %s: %w", name, err)
+		}
 	}
 	list := v1alpha1.DatabaseClassList{}
 	if err := yaml.UnmarshalStrict(devClasses, &list); err != nil {

@@ -105,6 +105,26 @@ func uriOf(t *testing.T, api client.Client, name string) (uri string) {
 	return uri
 }
 
+// expectReportingProxy waits until a pod's proxy would report to the switchboard.
+func expectReportingProxy(t *testing.T, api client.Client, claim string) {
+	t.Helper()
+	eventually(t, "a proxy that knows the switchboard", func() (bool, string) {
+		pod := &corev1.Pod{}
+		pod.Namespace, pod.GenerateName = "default", "reports-"
+		pod.Labels = map[string]string{"berth.dev/claim": claim, "berth.dev/dbproxy": "enabled"}
+		pod.Spec.ServiceAccountName, pod.Spec.Containers = "default", []corev1.Container{{Name: "app", Image: "app:1"}}
+		if err := api.Create(t.Context(), pod, client.DryRunAll); err != nil {
+			return false, err.Error()
+		}
+		known := map[string]string{}
+		for _, e := range pod.Spec.InitContainers[0].Env {
+			known[e.Name] = e.Value
+		}
+		return strings.HasPrefix(known["BERTH_SWITCHBOARD"], "127.0.0.1:") && strings.HasPrefix(known["BERTH_SWITCHBOARD_CA"], "-----BEGIN CERTIFICATE") &&
+			known["BERTH_CLAIM"] == claim, known["BERTH_SWITCHBOARD"]
+	})
+}
+
 // leftovers are the programs that still use a folder.
 func leftovers(data string) (names []string) {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -127,6 +147,7 @@ func TestDevFindsEverythingAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	uri := uriOf(t, api, "kept")
+	expectReportingProxy(t, api, "kept")
 	if err := loginOnce(t.Context(), uri); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/alecthomas/kong"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/berth-dev/berth/cloud"
 	"github.com/berth-dev/berth/step"
 )
 
@@ -27,6 +28,7 @@ type commands struct {
 	Dev        DevCmd        `cmd:"" help:"Run everything on this machine: a Kubernetes API, PostgreSQL and the controllers."`
 	Demo       DemoCmd       `cmd:"" help:"Take a tour on a fresh local control plane, and measure it."`
 	Controller ControllerCmd `cmd:"" help:"Run the controllers of a cluster."`
+	API        APICmd        `cmd:"" name:"api" help:"Serve the REST API of a cluster: organisations and their warehouses."`
 	Webhook    WebhookCmd    `cmd:"" help:"Put sidecars into the pods of a cluster that ask for them."`
 	Completion CompletionCmd `cmd:"" help:"Print the completion script of a shell."`
 	Version    VersionCmd    `cmd:"" help:"Print the version."`
@@ -37,6 +39,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	step.Register(metrics.Registry)
+	cloud.Register(metrics.Registry)
 	var c commands
 	k := kong.Parse(&c, kong.Name(programName(os.Args[0])), kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Description("berth gives every tenant a database."), kong.BindTo(ctx, (*context.Context)(nil)))

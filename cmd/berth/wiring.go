@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -16,6 +18,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	controllerconfig "sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -47,11 +50,18 @@ func newScheme() (*runtime.Scheme, error) {
 	return scheme, v1alpha1.AddToScheme(scheme)
 }
 
-// listen are the addresses of a controller process; "0" is none.
-type listen struct{ Metrics, Health string }
+// settings are those of a controller process. The address "0" is none.
+type settings struct {
+	Metrics, Health string
+	Elect           bool
+	Lease           string   // namespace of the leader's Lease; empty is the pod's own
+	Tenants         []string // namespaces whose claims are kept; empty is all
+}
 
-// newManager watches only Secrets that berth wrote, and keeps no managed fields.
-func newManager(config *rest.Config, at listen, elect bool) (ctrl.Manager, error) {
+// newManager watches only Secrets that berth wrote, and keeps no managed
+// fields. It is ready once it has seen all that it watches, leader or not, so
+// that a leader that goes is followed by one that need not look first.
+func newManager(config *rest.Config, o settings) (ctrl.Manager, error) {
 	scheme, err := newScheme()
 	if err != nil {
 		return nil, err
@@ -59,17 +69,24 @@ func newManager(config *rest.Config, at listen, elect bool) (ctrl.Manager, error
 	ctrl.SetLogger(logr.FromSlogHandler(slog.Default().Handler()))
 	config = rest.CopyConfig(config)
 	config.QPS = -1 // the API server's own priority and fairness decides
+	tenants := map[string]cache.Config{}
+	for _, namespace := range o.Tenants {
+		tenants[namespace] = cache.Config{}
+	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme: scheme,
+		Scheme:     scheme,
+		Controller: controllerconfig.Controller{EnableWarmup: &o.Elect},
 		Cache: cache.Options{
-			DefaultTransform: slim,
+			DefaultNamespaces: tenants,
+			DefaultTransform:  slim,
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Secret{}: {Label: labels.SelectorFromSet(labels.Set{naming.ManagedByLabel: naming.ManagedBy})},
 			},
 		},
-		Metrics:                       server.Options{BindAddress: at.Metrics},
-		HealthProbeBindAddress:        at.Health,
-		LeaderElection:                elect,
+		Metrics:                       server.Options{BindAddress: o.Metrics},
+		HealthProbeBindAddress:        o.Health,
+		LeaderElection:                o.Elect,
+		LeaderElectionNamespace:       o.Lease,
 		LeaderElectionID:              "controller.berth.dev",
 		LeaderElectionReleaseOnCancel: true,
 	})
@@ -79,7 +96,14 @@ func newManager(config *rest.Config, at listen, elect bool) (ctrl.Manager, error
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return nil, err
 	}
-	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
+	return mgr, mgr.AddReadyzCheck("caches", func(r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		defer cancel()
+		if !mgr.GetCache().WaitForCacheSync(ctx) {
+			return errors.New("not everything that is watched has been seen yet")
+		}
+		return nil
+	})
 }
 
 // slim drops from cached objects what no step reads; writes are patches of what
@@ -92,14 +116,14 @@ func slim(o any) (any, error) {
 	return o, nil
 }
 
-// addControllers wires every kind to mgr.
-func addControllers(ctx context.Context, mgr ctrl.Manager, backends map[string]backend.Backend, servers *postgres.Servers) error {
+// addControllers wires every kind to mgr; readers are nil without a switchboard.
+func addControllers(ctx context.Context, mgr ctrl.Manager, backends map[string]backend.Backend, servers *postgres.Servers, readers credential.Readers) error {
 	cluster, err := clusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return err
 	}
 	finder := backend.Finder{Backends: backends, Live: mgr.GetAPIReader()}
-	keeper := &credential.Keeper{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: clock.RealClock{}}
+	keeper := &credential.Keeper{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: clock.RealClock{}, Readers: readers}
 	means := backend.Means{Client: mgr.GetClient(), Finder: finder, Clock: clock.RealClock{}, Servers: servers, Keeper: keeper, Cluster: cluster}
 	claims := &claim.Worker{Means: means}
 	if err := claims.SetUp(ctx, mgr, workers); err != nil {

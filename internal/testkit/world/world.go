@@ -68,6 +68,8 @@ type Options struct {
 	Limits postgres.Limits
 	// Log receives what the controllers say; nil drops it.
 	Log *slog.Logger
+	// Readers of the credentials; nil when none report.
+	Readers credential.Readers
 	// Idle makes a world whose controllers the test starts by itself, with Run.
 	Idle bool
 }
@@ -200,7 +202,7 @@ func (w *World) wire(ctx context.Context, mgr ctrl.Manager, servers *postgres.Se
 		backends[name] = b
 	}
 	finder := backend.Finder{Backends: backends, Live: mgr.GetAPIReader()}
-	keeper := &credential.Keeper{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: w.Options.Clock}
+	keeper := &credential.Keeper{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: w.Options.Clock, Readers: w.Options.Readers}
 	means := backend.Means{Client: mgr.GetClient(), Finder: finder, Clock: w.Options.Clock, Servers: servers, Keeper: keeper, Cluster: w.cluster}
 	claims := &claim.Worker{Means: means}
 	if err := claims.SetUp(ctx, mgr, 4); err != nil {
