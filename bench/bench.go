@@ -48,6 +48,10 @@ var experiments = []experiment{
 	{"proxyrotation", measureProxyRotation},
 	{"proxymemory", measureProxyMemory},
 	{"proxytakeover", measureProxyTakeover},
+	{"composite", measureComposite},
+	{"orgs", measureOrgs},
+	{"status", measureStatus},
+	{"activation", measureActivation},
 }
 
 // rowTimeout is more than any row takes whose figures are worth having.

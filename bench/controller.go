@@ -30,7 +30,7 @@ type controller struct {
 
 // startController returns once its metrics answer. When it ends by itself, so
 // does the world.
-func (w *world) startController(ctx context.Context) (*controller, error) {
+func (w *world) startController(ctx context.Context, args ...string) (*controller, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (w *world) startController(ctx context.Context) (*controller, error) {
 	c := &controller{address: address, began: time.Now()}
 	c.process, err = process.Start(process.Spec{
 		Path: w.bench.program, Dir: w.dir, Log: log,
-		Args: []string{"controller", "--kubeconfig=" + w.kubeconfig(), "--no-leader-elect", "--metrics-address=" + address, "--health-address=0"},
+		Args: append([]string{"controller", "--kubeconfig=" + w.kubeconfig(), "--no-leader-elect", "--metrics-address=" + address, "--health-address=0"}, args...),
 	})
 	if err != nil {
 		return nil, err

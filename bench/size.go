@@ -20,6 +20,11 @@ type size struct {
 	proxyRun       time.Duration // of pgbench, in whole seconds
 	proxyRotations int           // in all turns together
 	proxyIdle      time.Duration // until memory is read
+
+	orgs, hanging int // provisioned at once
+	changes       int // of composites
+	warehouses    int // that the API knows of
+	asked         time.Duration
 }
 
 var full = size{
@@ -29,6 +34,7 @@ var full = size{
 	rotation:    time.Minute,
 	deadClaims:  100, deadRuns: 3,
 	proxyTurns: 5, proxyPairs: 15, proxyRun: 2 * time.Second, proxyRotations: 100, proxyIdle: 5 * time.Second,
+	orgs: 1000, hanging: 10, changes: 500, warehouses: 10_000, asked: 10 * time.Second,
 }
 
 var quick = size{
@@ -38,4 +44,5 @@ var quick = size{
 	rotation:    8 * time.Second,
 	deadClaims:  5, deadRuns: 1,
 	proxyTurns: 1, proxyPairs: 1, proxyRun: time.Second, proxyRotations: 3, proxyIdle: time.Second,
+	orgs: 20, hanging: 2, changes: 20, warehouses: 50, asked: time.Second,
 }

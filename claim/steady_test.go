@@ -157,9 +157,10 @@ func TestDriftIsRepairedAtItsInterval(t *testing.T) {
 			}
 			w.clock.SetTime(w.clock.Now().Add(31 * time.Minute))
 			w.poke("drift")
-			if got := w.Server.Query(t, "", look); len(got) != 1 || got[0] != want {
-				t.Errorf("after the drift interval it is %v, want %s", got, want)
-			}
+			w.Until("repair", func() (bool, string) { // a busy machine may need a second pass
+				got := w.Server.Query(t, "", look)
+				return len(got) == 1 && got[0] == want, fmt.Sprintf("after the drift interval it is %v, want %s", got, want)
+			})
 			if _, err := w.As(w.Secret("drift"), "SELECT 1"); err != nil {
 				t.Error(err)
 			}

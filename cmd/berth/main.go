@@ -29,6 +29,7 @@ type commands struct {
 	Demo       DemoCmd       `cmd:"" help:"Take a tour on a fresh local control plane, and measure it."`
 	Controller ControllerCmd `cmd:"" help:"Run the controllers of a cluster."`
 	API        APICmd        `cmd:"" name:"api" help:"Serve the REST API of a cluster: organisations and their warehouses."`
+	Broker     BrokerCmd     `cmd:"" help:"Hand out sessions for backups to the pods that restore them."`
 	Webhook    WebhookCmd    `cmd:"" help:"Put sidecars into the pods of a cluster that ask for them."`
 	Completion CompletionCmd `cmd:"" help:"Print the completion script of a shell."`
 	Version    VersionCmd    `cmd:"" help:"Print the version."`
