@@ -22,12 +22,14 @@ func watchStall(body io.ReadCloser, cancel context.CancelCauseFunc) io.ReadClose
 	return &stallGuard{ReadCloser: body, cancel: cancel, timer: time.AfterFunc(Stall, func() { cancel(errStall) })}
 }
 
+// Read gives up when the server sends nothing for Stall.
 func (g *stallGuard) Read(p []byte) (int, error) {
 	g.timer.Reset(Stall)
 	defer g.timer.Stop() // a slow reader is no stall of the server
 	return g.ReadCloser.Read(p)
 }
 
+// Close ends the request. It may be repeated.
 func (g *stallGuard) Close() error {
 	var err error
 	g.once.Do(func() {

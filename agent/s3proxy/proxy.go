@@ -174,8 +174,7 @@ func (b *once) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
-// sent counts a body on its way. Its Close leaves the client's body to the
-// server that took it.
+// sent counts a body on its way.
 type sent struct {
 	io.Reader
 	traffic *s3.Traffic
@@ -191,4 +190,5 @@ func (s *sent) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Close leaves the client's body to the server that took it.
 func (s *sent) Close() error { return nil }

@@ -40,20 +40,31 @@ func main() {
 	k := kong.Parse(&command, kong.Name("berth-restore"), kong.UsageOnError(), kong.Vars{"version": "berth-restore " + version},
 		kong.Description("Restore a PostgreSQL from a kopia snapshot, and judge the backup. The last line it prints is the result."))
 	debug.SetMemoryLimit(memoryLimit)
+	code, err := carryOut(command.Job)
+	k.FatalIfErrorf(err)
+	os.Exit(code)
+}
+
+// carryOut runs until the job is done, or SIGTERM or SIGINT ends it.
+func carryOut(file string) (code int, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	job, err := restore.ReadJob(command.Job)
-	k.FatalIfErrorf(err)
+	job, err := restore.ReadJob(file)
+	if err != nil {
+		return 0, err
+	}
 	result, err := restore.Run(ctx, job, reporter())
-	k.FatalIfErrorf(err)
+	if err != nil {
+		return 0, err
+	}
 	line(result)
 	switch {
 	case result.Verdict != "":
+		return 0, nil
 	case result.Retry:
-		os.Exit(codeNoVerdict)
-	default:
-		os.Exit(codePermanent)
+		return codeNoVerdict, nil
 	}
+	return codePermanent, nil
 }
 
 // reporter prints each new stage, and how far the present one has come.
