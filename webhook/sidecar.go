@@ -34,7 +34,8 @@ const (
 	agentUser     = 65532
 	proxyHealth   = "http://127.0.0.1:9127/healthz"
 	execHealth    = "http://127.0.0.1:9128/healthz"
-	defaultGrace  = 30 // seconds, of Kubernetes
+	metricsPort   = 9129 // of dbproxy, for Prometheus: figures alone, no name and no secret
+	defaultGrace  = 30   // seconds, of Kubernetes
 	longestDrain  = 30
 	drainHeadroom = 5 // seconds left to end in, after clients are drained
 )
@@ -45,7 +46,9 @@ func proxy(image string, grace *int64) corev1.Container {
 	drain := max(1, min(longestDrain, ptr.Deref(grace, defaultGrace)-drainHeadroom))
 	return sidecar(corev1.Container{
 		Name: proxyName, Image: image,
-		Command: []string{agent, proxyName, "--credentials", proxyCredential, "--state", proxyState, "--drain", fmt.Sprintf("%ds", drain)},
+		Command: []string{agent, proxyName, "--credentials", proxyCredential, "--state", proxyState, "--drain", fmt.Sprintf("%ds", drain),
+			"--metrics-address", fmt.Sprintf(":%d", metricsPort)},
+		Ports: []corev1.ContainerPort{{Name: "berth-metrics", ContainerPort: metricsPort, Protocol: corev1.ProtocolTCP}},
 		VolumeMounts: []corev1.VolumeMount{
 			{Name: credentialVolume, MountPath: proxyCredential, ReadOnly: true},
 			{Name: proxyVolume, MountPath: proxyState},
