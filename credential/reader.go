@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/berth-dev/berth/api/v1alpha1"
@@ -14,6 +15,7 @@ import (
 type Reader struct {
 	Pod      string
 	Login    string // empty until it has said one
+	Trouble  string // what it told of last; empty when all is well
 	Sidecars []Sidecar
 }
 
@@ -32,6 +34,7 @@ type Readers interface {
 // Limits of a status; the rest is only counted.
 const (
 	waitingLimit  = 10
+	troubledLimit = 10
 	sidecarsLimit = 20
 )
 
@@ -44,6 +47,9 @@ func Summarize(readers []Reader, login string) *v1alpha1.Consumers {
 	out := &v1alpha1.Consumers{Proxies: int32(len(readers))}
 	pods := map[Sidecar]int32{}
 	for _, r := range readers {
+		if r.Trouble != "" && len(out.Troubled) < troubledLimit {
+			out.Troubled = append(out.Troubled, v1alpha1.Trouble{Pod: r.Pod, Message: r.Trouble})
+		}
 		for _, s := range r.Sidecars {
 			pods[s]++
 		}
@@ -80,4 +86,15 @@ func list(pods []string) string {
 		text += ", …"
 	}
 	return text
+}
+
+// newTrouble is what now tells of and before did not.
+func newTrouble(before, now *v1alpha1.Consumers) []v1alpha1.Trouble {
+	var out []v1alpha1.Trouble
+	for _, t := range ptr.Deref(now, v1alpha1.Consumers{}).Troubled {
+		if !slices.Contains(ptr.Deref(before, v1alpha1.Consumers{}).Troubled, t) {
+			out = append(out, t)
+		}
+	}
+	return out
 }

@@ -212,18 +212,29 @@ func (r *Rotation) collide(ctx context.Context, data map[string][]byte) step.Out
 // the propagation time has passed, no proxy reports it and no session uses it.
 // A revocation waits for none of these.
 func (r *Rotation) Retire(ctx context.Context) step.Outcome {
-	current, out := *r.Current, step.Done()
-	readers := r.readers()
-	if current != nil {
-		*r.Consumers = Summarize(readers, current.Login)
+	current := *r.Current
+	if current == nil {
+		return step.Done()
 	}
-	if current == nil || current.Previous == "" {
-		return out
+	readers, before := r.readers(), *r.Consumers
+	*r.Consumers = Summarize(readers, current.Login)
+	out := step.Done()
+	if current.Previous != "" {
+		out = r.closePrevious(ctx, current, readers)
 	}
+	for _, t := range newTrouble(before, *r.Consumers) {
+		out = out.Note("ProxyTrouble", "The proxy of pod %s serves with what it has: %s", t.Pod, t.Message)
+	}
+	return out
+}
+
+// closePrevious closes the login before the current one once nobody needs it.
+func (r *Rotation) closePrevious(ctx context.Context, current *v1alpha1.CredentialStatus, readers []Reader) step.Outcome {
+	out := step.Done()
 	revoked := r.Spec.RevokedThrough >= max(1, current.PreviousVersion)
 	if !revoked {
-		if out := r.awaitUnused(ctx, current, readers); !out.IsDone() {
-			return out
+		if wait := r.awaitUnused(ctx, current, readers); !wait.IsDone() {
+			return wait
 		}
 	}
 	if err := r.confirm(ctx); err != nil {

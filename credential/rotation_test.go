@@ -603,3 +603,33 @@ func TestRotationKeepsItsPeriodAcrossRestarts(t *testing.T) {
 		t.Errorf("version %d after five periods", got)
 	}
 }
+
+func TestTroubleOfAProxyIsToldOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.run(settling)
+	w.readers = readers{"pod-1": "_a the Secret is malformed", "pod-2": "_a"}
+	w.run(settling)
+	if diff := cmp.Diff([]v1alpha1.Trouble{{Pod: "pod-1", Message: "the Secret is malformed"}}, w.claim().Status.Consumers.Troubled); diff != "" {
+		t.Error(diff)
+	}
+	for range 3 {
+		if _, err := w.pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := 0
+	for _, text := range w.said {
+		if text == "ProxyTrouble: The proxy of pod pod-1 serves with what it has: the Secret is malformed" {
+			told++
+		}
+	}
+	if told != 1 {
+		t.Errorf("told %d times: %q", told, w.said)
+	}
+	w.readers["pod-1"] = "_a"
+	w.run(settling)
+	if got := w.claim().Status.Consumers.Troubled; len(got) > 0 {
+		t.Errorf("still told of: %v", got)
+	}
+}

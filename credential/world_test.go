@@ -145,7 +145,8 @@ type readers map[string]string
 func (w *world) Readers(string, client.ObjectKey) []credential.Reader {
 	var all []credential.Reader
 	for pod, slot := range w.readers {
-		all = append(all, credential.Reader{Pod: pod, Login: owner + slot})
+		slot, trouble, _ := strings.Cut(slot, " ")
+		all = append(all, credential.Reader{Pod: pod, Login: owner + slot, Trouble: trouble})
 	}
 	return all
 }

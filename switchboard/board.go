@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,9 @@ import (
 const (
 	// grace is how long a proxy whose stream broke still counts.
 	grace = 15 * time.Second
+	// troubleTime is how long a proxy counts as troubled after it said so; it
+	// says so again while it is.
+	troubleTime = 10 * time.Minute
 	// coalesce is the shortest time between two wakes for one claim.
 	coalesce = time.Second
 	// queue is how many directives may wait for a stream; an operation has five.
@@ -84,6 +88,8 @@ type session struct {
 	pod      string // as people know it
 	sidecars []credential.Sidecar
 	usage    wire.Usage
+	trouble  string    // what it told of last, since its last usage
+	told     time.Time // when
 	out      chan wire.Directive
 	ended    chan struct{} // closed when the stream has to end
 	away     time.Time     // zero while there is a stream
@@ -178,12 +184,14 @@ func (b *Board) session(id string) *session {
 func (b *Board) report(s *session, told wire.Report) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if told.Usage != (wire.Usage{}) && told.Usage != s.usage {
-		s.usage = told.Usage
+	if told.Usage != (wire.Usage{}) && (told.Usage != s.usage || s.trouble != "") {
+		s.usage, s.trouble = told.Usage, "" // it moved on
 		b.note(s.claim)
 	}
 	if told.Trouble != "" {
 		b.log.Warn("a proxy has trouble", "claim", s.claim.String(), "pod", s.pod, "trouble", short(told.Trouble))
+		s.trouble, s.told = short(told.Trouble), time.Now()
+		b.note(s.claim)
 	}
 	if r := b.rooms[s.claim]; told.Outcome != nil && r != nil {
 		for _, o := range []*Operation{r.operation, r.ending} {
@@ -200,7 +208,8 @@ func (b *Board) report(s *session, told wire.Report) {
 	}
 }
 
-func short(text string) string { return text[:min(len(text), 300)] }
+// short bounds what a tenant's pod tells.
+func short(text string) string { return strings.ToValidUTF8(text[:min(len(text), 300)], "") }
 
 // note remembers that a claim's readers changed.
 func (b *Board) note(c Claim) {
@@ -221,7 +230,7 @@ func (b *Board) Readers(kind string, object client.ObjectKey) []credential.Reade
 	}
 	var out []credential.Reader
 	for _, s := range r.sessions {
-		out = append(out, credential.Reader{Pod: s.pod, Login: s.usage.Login, Sidecars: s.sidecars})
+		out = append(out, credential.Reader{Pod: s.pod, Login: s.usage.Login, Trouble: s.trouble, Sidecars: s.sidecars})
 	}
 	slices.SortFunc(out, func(a, b credential.Reader) int { return cmp.Compare(a.Pod, b.Pod) })
 	return out
@@ -261,6 +270,10 @@ func (b *Board) sweep(now time.Time) {
 			r.follow = nil
 		}
 		for _, s := range r.sessions {
+			if s.trouble != "" && now.Sub(s.told) > troubleTime {
+				s.trouble = ""
+				b.note(claim)
+			}
 			if !s.away.IsZero() && now.Sub(s.away) > grace {
 				b.forget(s)
 			}

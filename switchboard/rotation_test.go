@@ -3,6 +3,7 @@ package switchboard_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os/exec"
 	"strings"
@@ -90,6 +91,11 @@ func TestARotationWaitsForEveryProxy(t *testing.T) {
 		t.Errorf("the login that a pod uses is closed: %v", err)
 	}
 
+	check(t, proxies[1].Show(map[string][]byte{"hostname": []byte("nowhere")}))
+	w.Until("the trouble of a proxy is told", func() (bool, string) {
+		check(t, w.Get(t.Context(), client.ObjectKeyFromObject(c), c))
+		return len(c.Status.Consumers.Troubled) == 1 && c.Status.Consumers.Troubled[0].Pod == "pod-1", fmt.Sprint(c.Status.Consumers)
+	})
 	check(t, proxies[1].Show(second))
 	w.Expect(c, v1alpha1.NoStaleLogin, metav1.ConditionTrue, "")
 	consumers(2)

@@ -42,7 +42,7 @@ func TestAKilledWorkerIsCarriedOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	killed := 0
+	killed, scratches := 0, map[string]bool{}
 	for range 10 {
 		var log bytes.Buffer
 		p, err := process.Start(process.Spec{Path: self, Env: append(os.Environ(), asWorker+"="+file), Log: &log})
@@ -58,6 +58,11 @@ func TestAKilledWorkerIsCarriedOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		text, err := os.ReadFile(filepath.Join(j.Target, ".berth", "result.json"))
+		state, _ := os.ReadFile(filepath.Join(j.Target, ".berth", "state.json")) // none yet, perhaps
+		if _, path, found := strings.Cut(string(state), `"scratch":"`); found {
+			path, _, _ = strings.Cut(path, `"`)
+			scratches[path] = true
+		}
 		var r restore.Result
 		if err == nil && json.Unmarshal(text, &r) == nil && r.Verdict != restore.Verified && r.Verdict != "" {
 			t.Errorf("a killed worker left a good backup called %s: %s", r.Verdict, r.Message)
@@ -65,6 +70,11 @@ func TestAKilledWorkerIsCarriedOn(t *testing.T) {
 	}
 	expect(t, run(t, j), restore.Verified, "", "")
 	t.Logf("%d of 10 were killed", killed)
+	for path := range scratches {
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s is left: %v", path, err)
+		}
+	}
 	leftovers, err := filepath.Glob(filepath.Join(j.Target, "data", "*", "*.berth-part"))
 	if err != nil || len(leftovers) > 0 {
 		t.Errorf("left behind: %v, %v", leftovers, err)

@@ -64,7 +64,7 @@ func (w *worker) work(ctx context.Context) error {
 	if err := w.bring(ctx); err != nil {
 		return err
 	}
-	if w.server, err = newServer(w.found, w.job); err != nil {
+	if w.server, err = newServer(w.found, w.job, w.journal); err != nil {
 		return err
 	}
 	defer w.server.remove()

@@ -33,15 +33,16 @@ type server struct {
 	log     *logTail
 }
 
-// newServer finds the programs of that major.
-func newServer(f found, j Job) (*server, error) {
+// newServer finds the programs of that major, and makes the folder that the
+// server is reached through.
+func newServer(f found, j Job, journal *journal) (*server, error) {
 	s := &server{data: f.dir, bin: filepath.Join(j.Programs, strconv.Itoa(f.major), "bin"), account: j.Account, major: f.major}
 	if _, err := os.Stat(s.program("postgres")); err != nil {
 		return nil, fault(ServerMissing, "finding PostgreSQL %d: there is none in %s", f.major, j.Programs)
 	}
-	folder, err := os.MkdirTemp("", "berth-restore-")
+	folder, err := journal.scratch()
 	if err != nil {
-		return nil, onDisk("making a folder", err)
+		return nil, err
 	}
 	s.socket = filepath.Join(folder, "socket")
 	s.aliases = &aliases{dir: filepath.Join(folder, "locale")}

@@ -25,6 +25,8 @@ type journal struct {
 	Bytes    int64    `json:"bytes"`
 	Seconds  float64  `json:"seconds"` // spent on fetching
 
+	Scratch string `json:"scratch,omitempty"` // a folder outside of the target, to be removed
+
 	path string
 }
 
@@ -59,6 +61,23 @@ func openJournal(target, snapshot string) (*journal, error) {
 	}
 	*j = journal{Snapshot: snapshot, Boot: strings.TrimSpace(string(boot)), path: j.path}
 	return j, j.save()
+}
+
+// scratch makes a folder whose path is short, as that of a socket must be. The
+// one that a killed worker left is removed.
+func (j *journal) scratch() (string, error) {
+	const mark = "berth-restore-"
+	if j.Scratch != "" && filepath.Dir(j.Scratch) == filepath.Clean(os.TempDir()) && strings.HasPrefix(filepath.Base(j.Scratch), mark) {
+		if err := os.RemoveAll(j.Scratch); err != nil {
+			return "", onDisk("removing a folder", err)
+		}
+	}
+	folder, err := os.MkdirTemp("", mark)
+	if err != nil {
+		return "", onDisk("making a folder", err)
+	}
+	j.Scratch = folder
+	return folder, j.save()
 }
 
 func (j *journal) save() error {

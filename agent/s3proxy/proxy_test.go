@@ -179,20 +179,27 @@ func TestOnlyLoopbackIsListenedOn(t *testing.T) {
 // A body that breaks off upstream breaks off for the client too.
 func TestACutObjectStaysCut(t *testing.T) {
 	t.Parallel()
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Length", "100000")
-		_, _ = w.Write(make([]byte, 50000))
-		panic(http.ErrAbortHandler)
-	}))
-	t.Cleanup(upstream.Close)
-	endpoint, _ := start(t, upstream.URL, s3.Fixed(s3.Keys{AccessKeyID: "a"}))
-	response, err := http.DefaultClient.Do(request(t, http.MethodGet, endpoint+"/b/x", nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	if n, err := io.Copy(io.Discard, response.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("%d bytes ended with %v", n, err)
+	for name, length := range map[string]string{"of a known length": "100000", "of an unknown length": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if length != "" {
+					w.Header().Set("Content-Length", length)
+				}
+				_, _ = w.Write(make([]byte, 50000))
+				panic(http.ErrAbortHandler)
+			}))
+			t.Cleanup(upstream.Close)
+			endpoint, _ := start(t, upstream.URL, s3.Fixed(s3.Keys{AccessKeyID: "a"}))
+			response, err := http.DefaultClient.Do(request(t, http.MethodGet, endpoint+"/b/x", nil))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = response.Body.Close() }()
+			if n, err := io.Copy(io.Discard, response.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("%d bytes ended with %v", n, err)
+			}
+		})
 	}
 }
 

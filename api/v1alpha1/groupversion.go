@@ -93,10 +93,22 @@ type Consumers struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=10
 	Waiting []string `json:"waiting,omitempty"`
+	// Troubled are pods whose proxy told of trouble in the last ten minutes and
+	// has not moved on since, at most ten of them. They serve with what they had.
+	// +listType=map
+	// +listMapKey=pod
+	// +kubebuilder:validation:MaxItems=10
+	Troubled []Trouble `json:"troubled,omitempty"`
 	// Sidecars are what the pods of those proxies have of berth.
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=20
 	Sidecars []Sidecars `json:"sidecars,omitempty"`
+}
+
+// Trouble is what a pod's proxy says it cannot do.
+type Trouble struct {
+	Pod     string `json:"pod"`
+	Message string `json:"message"`
 }
 
 // Sidecars are the pods with one revision of a sidecar.
