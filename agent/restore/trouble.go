@@ -107,11 +107,14 @@ func (l *logTail) String() string {
 
 var logHead = regexp.MustCompile(`^.*?(FATAL|PANIC|ERROR): +`)
 
+// turnedAway begins what clients are told that come too early.
+const turnedAway = "the database system is "
+
 // reason is the last complaint in the log, without its time and process.
 func (l *logTail) reason() string {
 	complaint := "it ended without a word"
 	for line := range strings.SplitSeq(l.String(), "\n") {
-		if head := logHead.FindString(line); head != "" {
+		if head := logHead.FindString(line); head != "" && !strings.HasPrefix(line[len(head):], turnedAway) {
 			complaint = strings.TrimSpace(line[len(head):])
 		}
 	}
