@@ -202,3 +202,17 @@ func TestCredentialsPrintNoSecret(t *testing.T) {
 		}
 	}
 }
+
+func TestAServiceThatNeverAnswersIsGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := cloud.New(cloud.Options{Assume: func(ctx context.Context, _ cloud.Request) (cloud.Credentials, error) {
+			<-ctx.Done()
+			return cloud.Credentials{}, ctx.Err()
+		}})
+		began := time.Now()
+		if _, err := b.Get(t.Context(), cloud.Role{ARN: "arn:a"}, "worker"); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Minute {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	})
+}

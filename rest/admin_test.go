@@ -36,7 +36,7 @@ func TestOrgs(t *testing.T) {
 	if got := w.ask("POST", "/api/v1/orgs", `{"name":"Not an id"}`); got.Status != 400 {
 		t.Errorf("a bad id is answered with %d", got.Status)
 	}
-	w.says(w.ask("PUT", path, `{"max_workers":5}`), 200, strings.NewReplacer(`:3`, `:5`, `"16GB"`, `""`, `:60`, `:0`).Replace(shown))
+	w.says(w.ask("PUT", path, `{"max_workers":5}`), 200, strings.NewReplacer(`workers":3`, `workers":5`, `"16GB"`, `""`, `"idle_timeout_s":60`, `"idle_timeout_s":0`).Replace(shown))
 	if got := w.ask("PUT", path, `{"warehouse":{}}`); got.Status != 400 {
 		t.Errorf("a warehouse in an org is answered with %d", got.Status)
 	}

@@ -53,6 +53,9 @@ func TestWhoMayAsk(t *testing.T) {
 			}
 		})
 	}
+	if got := w.ask("DELETE", "/api/v1/orgs/"+w.id("acme")+"/users/activation", "", own); got.Status != 401 {
+		t.Errorf("a user called activation is open to everybody: %d", got.Status)
+	}
 	for _, path := range []string{"/health", "/api/v1/health", "/healthz", "/readyz"} {
 		w.says(w.ask("GET", path, "", own), 200, "ok")
 	}

@@ -175,7 +175,9 @@ func (a *API) ensureOrg(ctx context.Context, id, database string, m Mutation) er
 			return nil
 		})
 	}
-	a.settled(ctx, o, m)
+	if err == nil {
+		a.settled(ctx, o, m)
+	}
 	return err
 }
 

@@ -44,7 +44,7 @@ type UserPath struct {
 
 type newUser struct {
 	Username string `json:"username,omitempty" pattern:"^([a-z_][-a-z0-9_.]{0,62})?$"`
-	OrgID    string `json:"org_id,omitempty"`
+	OrgID    string `json:"org_id,omitempty" pattern:"^[-a-z0-9]*$" maxLength:"36"`
 	Password string `json:"password,omitempty" maxLength:"72"`
 }
 
@@ -140,11 +140,11 @@ func (a *API) deleteUser(ctx context.Context, in *struct {
 	if apierrors.IsNotFound(err) {
 		err = errNoUser
 	}
-	if err == nil {
-		err = a.editHashes(ctx, in.Mutation, org, func(data map[string][]byte) { delete(data, in.Username) })
+	if err != nil {
+		return nil, err
 	}
 	a.settled(ctx, org, in.Mutation)
-	return &struct{ Body deleted }{deleted{in.Username}}, err
+	return &struct{ Body deleted }{deleted{in.Username}}, a.editHashes(ctx, in.Mutation, org, func(data map[string][]byte) { delete(data, in.Username) })
 }
 
 // deleted is the answer to a DELETE.
@@ -167,7 +167,9 @@ func (a *API) addUser(ctx context.Context, m Mutation, id, username string, must
 	if apierrors.IsNotFound(err) {
 		return errNoOrg
 	}
-	a.settled(ctx, org, m)
+	if err == nil {
+		a.settled(ctx, org, m)
+	}
 	return err
 }
 

@@ -61,7 +61,7 @@ func (s *Store) look(ctx context.Context, name string) (bucket, error) {
 	case code == "NoSuchBucket":
 		return bucket{}, nil
 	case code == "NoSuchTagSet":
-		return bucket{exists: true}, nil
+		return s.unmarked(ctx, name)
 	case code != "":
 		return bucket{}, fmt.Errorf("looking at bucket %s: the S3 server said %s", name, code)
 	}
@@ -76,6 +76,16 @@ func (s *Store) look(ctx context.Context, name string) (bucket, error) {
 		}
 	}
 	return b, nil
+}
+
+// unmarked tells a bucket without tags from none: not every server does so when
+// it is asked for tags.
+func (s *Store) unmarked(ctx context.Context, name string) (bucket, error) {
+	code, _, err := s.ask(ctx, http.MethodGet, name, "location", nil)
+	if err == nil && code != "" && code != "NoSuchBucket" {
+		err = fmt.Errorf("looking at bucket %s: the S3 server said %s", name, code)
+	}
+	return bucket{exists: code == ""}, err
 }
 
 // make makes a bucket and marks it. One that is there and unmarked was left by

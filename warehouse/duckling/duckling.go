@@ -136,12 +136,15 @@ func (p *Provider) reference(o *unstructured.Unstructured) v1alpha1.CompositeRef
 // those that a person has to.
 func (p *Provider) explain(doing string, o *unstructured.Unstructured, err error) error {
 	what := fmt.Sprintf("%s %s %s", doing, p.Kind.Kind, o.GetName())
+	if doing == "making" {
+		what = "Failed to create " + p.Kind.Kind + " CR"
+	}
 	switch {
 	case noSuchKind(err):
 		return &warehouse.Refusal{Reason: warehouse.ProviderMissing, Message: fmt.Sprintf(
 			"This cluster does not know %s.%s; install its CompositeResourceDefinition.", p.Kind.Kind, p.Kind.Group)}
 	case isAbout(err, "namespaces"), apierrors.IsForbidden(err), apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
-		return &warehouse.Refusal{Reason: warehouse.Refused, Message: fmt.Sprintf("Failed to create %s CR: %s", p.Kind.Kind, scrub(err.Error()))}
+		return &warehouse.Refusal{Reason: warehouse.Refused, Message: what + ": " + scrub(err.Error())}
 	}
 	return errors.New(what + ": " + scrub(err.Error()))
 }

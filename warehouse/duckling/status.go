@@ -9,7 +9,6 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -107,12 +106,20 @@ func (p *Provider) readLogin(ctx context.Context, w *v1alpha1.Warehouse, composi
 	case ref != nil:
 		secret := &corev1.Secret{}
 		ref.Namespace, ref.Key = cmp.Or(ref.Namespace, p.Namespace), cmp.Or(ref.Key, "password")
-		if reason := p.theirs(ctx, w, composite, ref, secret); reason != "" {
-			found.SecretReason, found.SecretFault = "SecretNotTheirs", reason
-			store.Credential = nil
+		reason := p.notTheirs(w, composite, ref, secret)
+		if reason == "" { // its name allows to read it
+			if err := p.Live.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, secret); client.IgnoreNotFound(err) != nil {
+				return p.explain("reading the Secret of", composite, err)
+			}
+			reason = p.notTheirs(w, composite, ref, secret)
+		}
+		if reason != "" {
+			store.Credential, found.SecretReason, found.SecretFault = nil, "SecretNotTheirs", reason
 			return nil
 		}
-		password = string(secret.Data[ref.Key])
+		if password = string(secret.Data[ref.Key]); password == "" {
+			found.SecretReason, found.SecretFault = "SecretMissing", fmt.Sprintf("There is no Secret %s with the key %s.", ref.Name, ref.Key)
+		}
 	case plain != "":
 		store.Credential = &v1alpha1.SecretKeyReference{Namespace: p.Secrets, Name: naming.Metadata(w.Name), Key: "password"}
 		if err := p.keep(ctx, w, plain); err != nil {
@@ -135,22 +142,15 @@ func (p *Provider) readLogin(ctx context.Context, w *v1alpha1.Warehouse, composi
 	return nil
 }
 
-// theirs reads the Secret that a composite names, and says why it may not.
-func (p *Provider) theirs(ctx context.Context, w *v1alpha1.Warehouse, composite *unstructured.Unstructured, ref *v1alpha1.SecretKeyReference, secret *corev1.Secret) string {
-	switch {
+// notTheirs says why a Secret that a composite names is not the org's.
+func (p *Provider) notTheirs(w *v1alpha1.Warehouse, composite *unstructured.Unstructured, ref *v1alpha1.SecretKeyReference, secret *corev1.Secret) string {
+	switch of := secret.Labels["crossplane.io/composite"]; {
 	case ref.Namespace != p.Namespace:
 		return fmt.Sprintf("The composite names a Secret of namespace %s; only %s counts.", ref.Namespace, p.Namespace)
 	case !naming.OwnedBy(w.Name, ref.Name):
 		return fmt.Sprintf("The composite names Secret %s; its name must begin with %s-.", ref.Name, w.Name)
-	}
-	if err := p.Live.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, secret); err != nil {
-		return fmt.Sprintf("Secret %s cannot be read: %s.", ref.Name, apierrors.ReasonForError(err))
-	}
-	if of := secret.Labels["crossplane.io/composite"]; of != "" && of != composite.GetName() {
+	case of != "" && of != composite.GetName():
 		return fmt.Sprintf("Secret %s belongs to composite %s.", ref.Name, of)
-	}
-	if len(secret.Data[ref.Key]) == 0 {
-		return fmt.Sprintf("Secret %s has no key %s.", ref.Name, ref.Key)
 	}
 	return ""
 }
