@@ -2,6 +2,7 @@ package claim
 
 import (
 	"context"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -42,7 +43,7 @@ func (w *Worker) SetUp(ctx context.Context, mgr ctrl.Manager, workers int) error
 	w.onChange(ctx, claims, classes)
 	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.DatabaseClaim{}, changed).
+		For(&v1alpha1.DatabaseClaim{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, moved))).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(ownerOf), builder.WithPredicates(notMade)).
 		Watches(&v1alpha1.DatabaseClass{}, handler.EnqueueRequestsFromMapFunc(w.claimsOf), changed).
 		WatchesRawSource(source.Channel(claims, handler.EnqueueRequestsFromMapFunc(w.claimsOn))).
@@ -65,6 +66,24 @@ func (w *Worker) SetUp(ctx context.Context, mgr ctrl.Manager, workers int) error
 		Complete(reconcile.AsReconciler(mgr.GetClient(), &step.Reconciler[*v1alpha1.DatabaseClass, classScope]{
 			Client: mgr.GetClient(), Events: mgr.GetEventRecorder("berth"), Clock: w.Clock, Plan: w.ClassPlan(),
 		}))
+}
+
+// moved passes a claim that a migration has put on another server, so that its
+// Secret follows at once. No step of a claim's own changes that. Where the spec
+// asks for another version yet, its change is on the way and passes by itself.
+var moved = predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false }, DeleteFunc: func(event.DeleteEvent) bool { return false },
+	GenericFunc: func(event.GenericEvent) bool { return false },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		claim := e.ObjectNew.(*v1alpha1.DatabaseClaim)
+		before, after := e.ObjectOld.(*v1alpha1.DatabaseClaim).Status.Server, claim.Status.Server
+		if before == nil || after == nil || before.ID == after.ID {
+			return false
+		}
+		wanted, _, _ := strings.Cut(claim.Spec.DBVersion, ".")
+		has, _, _ := strings.Cut(after.Version, ".")
+		return wanted == "" || wanted == has
+	},
 }
 
 // serversOf are the servers whose change may matter to a claim: the one it is

@@ -113,6 +113,12 @@ func (w *Worker) preflight(ctx context.Context, s *scope) step.Outcome {
 	}
 	accept := replication.Options{FullIdentity: m.Spec.Accept.FullIdentity, LostObjects: m.Spec.Accept.LargeObjectsStay}
 	findings := replication.DecidePreflight(survey, accept)
+	if w.Proxies == nil {
+		findings = append(findings, replication.Finding{
+			Severity: replication.Warns, Code: "NoSwitchboard", Object: "the controller",
+			Message: "It serves no switchboard: no proxy pauses, and the switch ends the sessions of all clients.",
+		})
+	}
 	m.Status.Findings = nil
 	for _, f := range findings[:min(len(findings), findingsKept)] {
 		m.Status.Findings = append(m.Status.Findings, v1alpha1.MigrationFinding{Severity: f.Severity, Code: f.Code, Object: f.Object, Message: f.Message})

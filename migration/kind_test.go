@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -31,14 +31,6 @@ import (
 	"github.com/berth-dev/berth/postgres"
 	"github.com/berth-dev/berth/postgres/replication"
 )
-
-// noProxies is a claim that nobody reads through a proxy.
-type noProxies struct{}
-
-func (noProxies) Pause(context.Context, time.Duration) error { return nil }
-func (noProxies) Retarget(context.Context) error             { return nil }
-func (noProxies) Resume(context.Context) error               { return nil }
-func (noProxies) Abort(context.Context)                      {}
 
 // kind is a claim with a server of its own, and a controller of migrations.
 type kind struct {
@@ -99,9 +91,6 @@ func (k *kind) run(t *testing.T) {
 		Tools: func(major int) (replication.Tools, error) {
 			bin := filepath.Join(testkit.Bin(t, "pg"), fmt.Sprint(major), "bin")
 			return replication.Tools{Dump: filepath.Join(bin, "pg_dump"), Restore: filepath.Join(bin, "pg_restore")}, nil
-		},
-		Proxies: func(types.NamespacedName) migration.Hold {
-			return func(context.Context, postgres.Target) (migration.Held, error) { return noProxies{}, nil }
 		},
 	}
 	if err := worker.SetUp(ctx, mgr, 2); err != nil {
@@ -171,6 +160,25 @@ func TestAClaimMovesToAnotherMajorAndBack(t *testing.T) {
 		t.Errorf("left over: %s %v", left, err)
 	}
 	k.Gone(m)
+}
+
+// A claim that asks for the version too early is woken by the move alone.
+func TestAClaimThatAskedForTheVersionHasIt(t *testing.T) {
+	t.Parallel()
+	k := newKind(t)
+	k.Change(k.claim, func() { k.claim.Spec.DBVersion = "17" })
+	k.Expect(k.claim, v1alpha1.ServerReady, metav1.ConditionFalse, "VersionMismatch")
+	m := k.migrate(nil)
+	k.Expect(m, v1alpha1.Closed, metav1.ConditionFalse, "Following")
+	if !slices.ContainsFunc(m.Status.Findings, func(f v1alpha1.MigrationFinding) bool { return f.Code == "NoSwitchboard" }) {
+		t.Errorf("nobody says that proxies are not paused: %v", m.Status.Findings)
+	}
+	began := time.Now()
+	k.answers("17", "1001")
+	k.Ready(k.claim)
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("nobody told the claim: its Secret followed after %v", took)
+	}
 }
 
 func TestADeletedMigrationLeavesTheClaimAsItWas(t *testing.T) {

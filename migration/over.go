@@ -48,7 +48,7 @@ func (w *Worker) bring(ctx context.Context, s *scope, side string) step.Outcome 
 	if !out.IsDone() {
 		return out
 	}
-	want := Switch{Pair: p, Hold: w.Proxies(s.key()), LargeObjectsStay: s.migration.Spec.Accept.LargeObjectsStay}
+	want := Switch{Pair: p, Hold: w.hold(s.key()), LargeObjectsStay: s.migration.Spec.Accept.LargeObjectsStay}
 	found, out := w.background(s, "switch to "+side, func(ctx context.Context) (any, error) { return want.bring(ctx, side) })
 	if !out.IsDone() {
 		return out
@@ -83,12 +83,13 @@ func (s Switch) bring(ctx context.Context, side string) (brought, error) {
 	if settled.Moved {
 		s.Pair = s.Swapped()
 	}
-	if settled.Change {
+	there := settled.Moved == (side == v1alpha1.SideTarget)
+	if settled.Change || there { // a crash may have left proxies where nobody serves
 		if err := Reroute(ctx, s.Hold, s.From.Admin); err != nil {
 			return brought{}, err
 		}
 	}
-	if settled.Moved == (side == v1alpha1.SideTarget) {
+	if there {
 		return brought{}, nil
 	}
 	s.Link = settled.Link
@@ -118,8 +119,8 @@ func (s Switch) bring(ctx context.Context, side string) (brought, error) {
 }
 
 // rehome has the claim live on the server that serves; its Secret follows. The
-// claim's own controller writes to it meanwhile, and is woken by a change of the
-// spec alone: that comes last.
+// claim's own controller writes to it meanwhile, and must not see the new version
+// without the new server: the spec comes last.
 func (w *Worker) rehome(ctx context.Context, s *scope, side string) error {
 	to, version := *s.migration.Status.Target, s.migration.Spec.To.Version
 	if side == v1alpha1.SideSource {

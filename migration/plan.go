@@ -20,7 +20,7 @@ type Worker struct {
 	backend.Means
 	// Tools finds the programs that dump a schema of a major version.
 	Tools func(major int) (replication.Tools, error)
-	// Proxies takes hold of those of a claim.
+	// Proxies takes hold of those of a claim; nil is a controller that none call.
 	Proxies func(claim types.NamespacedName) Hold
 
 	jobs jobs

@@ -35,7 +35,9 @@ type Hold func(ctx context.Context, to postgres.Target) (Held, error)
 const Budget = 400 * time.Millisecond
 
 // guard is how long the source stays closed when nobody opens it: well after a
-// switch in its budget has decided, and soon enough for clients.
+// switch in its budget has decided, and soon enough for clients. Proxies wait
+// for half of the budget longer, which is when the source is closed at the
+// latest: one that gives up finds it open again.
 const guard = 3 * Budget
 
 // ErrNotNow means that the switch did not happen and the source serves; the
@@ -190,7 +192,7 @@ func (s Switch) parts(open *sessions, budget time.Duration, report *Report) []pa
 		{"pause", func(ctx context.Context) error {
 			half, cancel := context.WithTimeout(ctx, budget/2)
 			defer cancel()
-			return open.held.Pause(half, 2*budget)
+			return open.held.Pause(half, budget/2+guard)
 		}},
 		{"fence", func(ctx context.Context) error {
 			if err := open.fence.Set(ctx, guard); err != nil {

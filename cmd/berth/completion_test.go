@@ -52,7 +52,7 @@ func TestBashCompletes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct{ words, want []string }{
-		"commands by their first letters":       {[]string{"berth", "r"}, []string{"rotate", "revoke"}},
+		"commands by their first letters":       {[]string{"berth", "r"}, []string{"rotate", "revoke", "rollback"}},
 		"no hidden command":                     {[]string{"berth", "complete"}, nil},
 		"names of claims":                       {[]string{"berth", "get", "o"}, []string{"orders"}},
 		"names after other flags":               {[]string{"berth", "-n", "apps", "psql", ""}, []string{"orders", "billing"}},

@@ -21,7 +21,7 @@ type ControllerCmd struct {
 	LeaderElectionNamespace string   `help:"Namespace of the leader's Lease; default: that of the pod." placeholder:"NAME"`
 	TenantNamespaces        []string `help:"Keep the claims of these namespaces only; default: all." placeholder:"NAME"`
 	LocalServers            string   `help:"Offer backend local, with its servers in this folder." type:"path"`
-	PostgreSQL              string   `name:"postgresql" help:"Folder that holds <major>/bin/postgres for backend local." type:"path"`
+	PostgreSQL              string   `name:"postgresql" help:"Folder with <major>/bin: postgres for backend local, pg_dump and pg_restore for migrations." type:"path"`
 	SwitchboardFlags
 	Warehouses bool `help:"Keep organisations and their warehouses too." default:"true" negatable:""`
 	WarehouseFlags
@@ -62,11 +62,11 @@ func (c *ControllerCmd) Run(ctx context.Context, g *Globals) (err error) {
 	}
 	servers := newServers()
 	defer servers.Close()
-	readers, err := c.SwitchboardFlags.add(mgr, config)
+	board, err := c.SwitchboardFlags.add(mgr, config)
 	if err != nil {
 		return err
 	}
-	if err := addControllers(ctx, mgr, backends, servers, readers); err != nil {
+	if err := addControllers(ctx, mgr, equipment{backends, servers, board, c.PostgreSQL}); err != nil {
 		return err
 	}
 	if c.Warehouses {

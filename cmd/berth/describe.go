@@ -73,6 +73,12 @@ func (d describer) claim(c *v1alpha1.DatabaseClaim) node {
 			n.children = append(n.children, d.role(r))
 		}
 	}
+	for i := range d.moves {
+		if m := &d.moves[i]; m.Namespace == c.Namespace && m.Spec.Claim == c.Name {
+			text := fmt.Sprintf("%s  to PostgreSQL %s, %s has the clients", m.Name, m.Spec.To.Version, cmp.Or(strings.ToLower(m.Status.Serving), "source"))
+			n.children = append(n.children, node{kind: "Migration", text: text, detail: standing(m)})
+		}
+	}
 	return n
 }
 

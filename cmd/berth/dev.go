@@ -136,14 +136,18 @@ func (c *DevCmd) control(ctx context.Context, config *rest.Config, local *local.
 	if err != nil {
 		return err
 	}
-	pools := newServers()
-	defer pools.Close()
-	backends := map[string]backend.Backend{"existing": existing.New(mgr.GetAPIReader()), "local": local}
-	readers, err := SwitchboardFlags{SwitchboardAddress: "127.0.0.1:0"}.add(mgr, config)
+	bin, err := c.bin()
 	if err != nil {
 		return err
 	}
-	if err := addControllers(ctx, mgr, backends, pools, readers); err != nil {
+	pools := newServers()
+	defer pools.Close()
+	backends := map[string]backend.Backend{"existing": existing.New(mgr.GetAPIReader()), "local": local}
+	board, err := SwitchboardFlags{SwitchboardAddress: "127.0.0.1:0"}.add(mgr, config)
+	if err != nil {
+		return err
+	}
+	if err := addControllers(ctx, mgr, equipment{backends, pools, board, filepath.Join(bin, "pg")}); err != nil {
 		return ignoreEnd(ctx, err)
 	}
 	warehouses := WarehouseFlags{CompositeFlags: devComposites, DirectFlags: c.DirectFlags, DucklingExtras: "{}"}

@@ -24,6 +24,8 @@ type commands struct {
 	Psql       PsqlCmd       `cmd:"" help:"Open psql on a claim's database with its own login."`
 	Rotate     RotateCmd     `cmd:"" help:"Replace a claim's credential now, without a failed login."`
 	Revoke     RevokeCmd     `cmd:"" help:"Take a leaked credential away at once and end its sessions."`
+	Migrate    MigrateCmd    `cmd:"" help:"Move a claim's database to another PostgreSQL version while it is used."`
+	Rollback   RollbackCmd   `cmd:"" help:"Go back to the server that a claim's database was moved from."`
 	Events     EventsCmd     `cmd:"" help:"Show what happened to claims, oldest first."`
 	Dev        DevCmd        `cmd:"" help:"Run everything on this machine: a Kubernetes API, PostgreSQL and the controllers."`
 	Demo       DemoCmd       `cmd:"" help:"Take a tour on a fresh local control plane, and measure it."`

@@ -11,7 +11,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
-	"github.com/berth-dev/berth/credential"
 	"github.com/berth-dev/berth/switchboard"
 	"github.com/berth-dev/berth/webhook"
 )
@@ -22,9 +21,9 @@ type SwitchboardFlags struct {
 	SwitchboardEndpoint net.IP `help:"This pod's IP. The leader has the Service berth-switchboard lead to it." env:"POD_IP" placeholder:"IP"`
 }
 
-// add serves a switchboard while mgr leads, and returns what it knows of
-// proxies: nil without an address.
-func (f SwitchboardFlags) add(mgr ctrl.Manager, config *rest.Config) (credential.Readers, error) {
+// add serves a switchboard while mgr leads, and returns its board: nil without
+// an address.
+func (f SwitchboardFlags) add(mgr ctrl.Manager, config *rest.Config) (*switchboard.Board, error) {
 	if f.SwitchboardAddress == "" {
 		return nil, nil
 	}

@@ -60,6 +60,15 @@ func TestTree(t *testing.T) {
 	held.Status.Conditions = append(held.Status.Conditions, condition(v1alpha1.NoStaleLogin, "False", "Propagating", "Login apps_orders_a stays open."))
 	changed := servedClaim()
 	changed.Generation = 2
+	moving := v1alpha1.Migration{Spec: v1alpha1.MigrationSpec{Claim: "orders", To: v1alpha1.MigrationTarget{Version: "18"}}}
+	moving.Namespace, moving.Name = "apps", "orders-18-x"
+	moving.Status.Progress = &v1alpha1.MigrationProgress{Text: "40% of 120 MB"}
+	moving.Status.Conditions = []metav1.Condition{
+		condition(v1alpha1.Succeeded, "False", "Copying", "x"), condition(v1alpha1.SchemaCopied, "True", "", ""),
+		condition(v1alpha1.RowsCopied, "False", "Copying", "2 of 5 tables are copied."), condition(v1alpha1.Switched, "Unknown", "NotReached", ""),
+	}
+	elsewhere := moving
+	elsewhere.Namespace = "reports"
 	for name, tc := range map[string]struct {
 		view view
 		want string
@@ -114,6 +123,14 @@ DatabaseClaim apps/orders  Ready  120m
 │  ├─ login apps_orders_b  current, version 2, 60s; rotates in 50m
 │  └─ login apps_orders_a  previous, still open
 └─ Secret   orders  8 keys, 120m
+`},
+		"shows where the claim's own migration is": {view{claims: []v1alpha1.DatabaseClaim{madeClaim()}, secrets: secrets, moves: []v1alpha1.Migration{moving, elsewhere}}, `
+DatabaseClaim apps/orders  not looked at yet; is a controller running?  120m
+├─ class     gold
+├─ Secret    orders  8 keys, 120m
+└─ Migration orders-18-x  to PostgreSQL 18, source has the clients
+     RowsCopied Copying: 2 of 5 tables are copied. 40% of
+     120 MB.
 `},
 		"tells a claim that no controller saw": {view{claims: []v1alpha1.DatabaseClaim{madeClaim()}, secrets: secrets}, `
 DatabaseClaim apps/orders  not looked at yet; is a controller running?  120m

@@ -19,6 +19,7 @@ type view struct {
 	claims  []v1alpha1.DatabaseClaim
 	roles   []v1alpha1.RoleClaim // on these claims, and in a list those without a claim here
 	classes []v1alpha1.DatabaseClass
+	moves   []v1alpha1.Migration // of these claims, and not over
 	secrets map[client.ObjectKey]sealed
 }
 
@@ -43,6 +44,9 @@ func (d *desk) viewOne(ctx context.Context, name string) (*view, error) {
 			return nil, err
 		}
 		v.roles = slices.DeleteFunc(roles, func(r v1alpha1.RoleClaim) bool { return claimOf(&r) != key })
+		if v.moves, err = d.migrations(ctx, client.InNamespace(key.Namespace)); err != nil {
+			return nil, err
+		}
 	case apierrors.IsNotFound(err):
 		role := &v1alpha1.RoleClaim{}
 		if d.api.Get(ctx, key, role) != nil {
@@ -93,9 +97,13 @@ func (d *desk) viewAll(ctx context.Context) (*view, error) {
 	if err := d.api.List(ctx, classes); err != nil && !apierrors.IsForbidden(err) {
 		return nil, fmt.Errorf("listing DatabaseClasses: %w", err)
 	}
-	v := &view{claims: claims.Items, roles: roles.Items, classes: classes.Items, secrets: map[client.ObjectKey]sealed{}}
+	moves, err := d.migrations(ctx, d.within())
+	if err != nil {
+		return nil, err
+	}
+	v := &view{claims: claims.Items, roles: roles.Items, classes: classes.Items, moves: moves, secrets: map[client.ObjectKey]sealed{}}
 	secrets := &corev1.SecretList{}
-	err := d.api.List(ctx, secrets, d.within(), client.MatchingLabels{naming.ManagedByLabel: naming.ManagedBy})
+	err = d.api.List(ctx, secrets, d.within(), client.MatchingLabels{naming.ManagedByLabel: naming.ManagedBy})
 	if apierrors.IsForbidden(err) {
 		for _, key := range v.secretKeys() {
 			v.secrets[key] = sealed{hidden: true}

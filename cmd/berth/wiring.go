@@ -29,6 +29,7 @@ import (
 	"github.com/berth-dev/berth/naming"
 	"github.com/berth-dev/berth/postgres"
 	"github.com/berth-dev/berth/role"
+	"github.com/berth-dev/berth/switchboard"
 )
 
 // workers is how many objects of a kind are worked on at once. It is a multiple
@@ -116,15 +117,26 @@ func slim(o any) (any, error) {
 	return o, nil
 }
 
-// addControllers wires every kind to mgr; readers are nil without a switchboard.
-func addControllers(ctx context.Context, mgr ctrl.Manager, backends map[string]backend.Backend, servers *postgres.Servers, readers credential.Readers) error {
+// equipment is what the kinds of claims need beside the API.
+type equipment struct {
+	Backends   map[string]backend.Backend
+	Servers    *postgres.Servers
+	Board      *switchboard.Board // nil without a switchboard
+	PostgreSQL string             // folder with <major>/bin/pg_dump; empty moves no database
+}
+
+// addControllers wires the kinds of claims to mgr.
+func addControllers(ctx context.Context, mgr ctrl.Manager, e equipment) error {
 	cluster, err := clusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return err
 	}
-	finder := backend.Finder{Backends: backends, Live: mgr.GetAPIReader()}
-	keeper := &credential.Keeper{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: clock.RealClock{}, Readers: readers}
-	means := backend.Means{Client: mgr.GetClient(), Finder: finder, Clock: clock.RealClock{}, Servers: servers, Keeper: keeper, Cluster: cluster}
+	finder := backend.Finder{Backends: e.Backends, Live: mgr.GetAPIReader()}
+	keeper := &credential.Keeper{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: clock.RealClock{}}
+	if e.Board != nil {
+		keeper.Readers = e.Board
+	}
+	means := backend.Means{Client: mgr.GetClient(), Finder: finder, Clock: clock.RealClock{}, Servers: e.Servers, Keeper: keeper, Cluster: cluster}
 	claims := &claim.Worker{Means: means}
 	if err := claims.SetUp(ctx, mgr, workers); err != nil {
 		return fmt.Errorf("setting up claims: %w", err)
@@ -132,6 +144,9 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, backends map[string]b
 	roles := &role.Worker{Means: means}
 	if err := roles.SetUp(ctx, mgr, workers); err != nil {
 		return fmt.Errorf("setting up roles: %w", err)
+	}
+	if err := addMigrations(ctx, mgr, means, e.Board, e.PostgreSQL); err != nil {
+		return err
 	}
 	return mgr.Add(&claim.Sweeper{Worker: claims, Interval: sweepInterval, Log: slog.Default()})
 }

@@ -48,7 +48,7 @@ var nobodys = []asks{
 	"delete validatingadmissionpolicies.admissionregistration.k8s.io crd-guard.berth.dev", "update validatingadmissionpolicies.admissionregistration.k8s.io berth-controller-secrets",
 	"create mutatingwebhookconfigurations.admissionregistration.k8s.io", "update mutatingwebhookconfigurations.admissionregistration.k8s.io other",
 	"delete mutatingwebhookconfigurations.admissionregistration.k8s.io berth-webhook", "create certificatesigningrequests.certificates.k8s.io",
-	"create databaseclaims.berth.dev shop/orders", "update databaseclaims.berth.dev shop/orders", "delete databaseclaims.berth.dev shop/orders",
+	"create databaseclaims.berth.dev shop/orders", "create migrations.berth.dev shop/up", "update migrations.berth.dev shop/up", "update databaseclaims.berth.dev shop/orders", "delete databaseclaims.berth.dev shop/orders",
 	"deletecollection databaseclaims.berth.dev shop/", "delete roleclaims.berth.dev shop/orders", "delete databaseclasses.berth.dev default", "create databaseclasses.berth.dev",
 	"patch secrets shop/orders", "deletecollection secrets shop/", "get configmaps kube-system/x", "delete namespaces shop", "list namespaces",
 	"get leases.coordination.k8s.io kube-system/kube-scheduler", "update leases.coordination.k8s.io kube-system/kube-scheduler", "delete events.events.k8s.io shop/e",
@@ -61,7 +61,8 @@ func TestEachMayDoWhatItMustAndNoMore(t *testing.T) {
 		"berth-controller": {
 			may: []asks{
 				"watch databaseclaims.berth.dev", "patch databaseclaims.berth.dev shop/orders", "patch databaseclaims/status.berth.dev shop/orders",
-				"patch roleclaims/status.berth.dev shop/reader", "patch databaseclasses/status.berth.dev default", "get namespaces kube-system",
+				"patch roleclaims/status.berth.dev shop/reader", "watch migrations.berth.dev", "patch migrations.berth.dev shop/up", "patch migrations/status.berth.dev shop/up",
+				"delete migrations.berth.dev shop/up", "patch databaseclasses/status.berth.dev default", "get namespaces kube-system",
 				"create secrets shop/", "update secrets shop/orders", "get secrets shop/orders", "watch secrets", "create events.events.k8s.io shop/",
 				"update leases.coordination.k8s.io berth-system/controller.berth.dev",
 				"create tokenreviews.authentication.k8s.io", "get pods shop/app", "update endpointslices.discovery.k8s.io berth-system/berth-switchboard",
