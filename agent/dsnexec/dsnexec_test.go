@@ -125,7 +125,10 @@ func TestFprintfReplacesTheFileAtOnce(t *testing.T) {
 	secret := mount(t, map[string]string{"uri_dsn.txt": v.uri("a")})
 	dsn, out := secret.file("uri_dsn.txt"), filepath.Join(t.TempDir(), "out.conf")
 	must(t, os.WriteFile(out, []byte("old"), 0o644))
-	before, err := os.Stat(out)
+	held, err := os.Open(out) // so that no later file gets its inode
+	must(t, err)
+	defer held.Close()
+	before, err := held.Stat()
 	must(t, err)
 	r := start(t, config(t, "configs:\n  file:\n    sources: [{driver: postgres, filename: "+dsn+"}]\n    destination: {driver: fprintf, dsn: 'file://"+out+"'}\n    commands:\n"+
 		"      - {command: \"user=%s port=%05d\\n\", args: ['{{ index . \""+dsn+"\" \"user\" }}', 'int:{{ index . \""+dsn+"\" \"port\" }}']}\n"+
