@@ -288,7 +288,7 @@ func TestGetWatchEndsWhenTheClaimIsReady(t *testing.T) {
 	s := newScene(t)
 	c := s.claim("orders")
 	s.status(c, metav1.Condition{Type: v1alpha1.ServerReady, Status: metav1.ConditionFalse, Reason: "Starting", Message: "It starts."})
-	s.refused((&GetCmd{Name: "orders", Watch: true, Timeout: 200 * time.Millisecond}).run(t.Context(), s.desk), "orders: ServerReady Starting: It starts")
+	s.refused((&GetCmd{Name: "orders", Watch: true, Timeout: 3 * time.Second}).run(t.Context(), s.desk), "orders: ServerReady Starting: It starts")
 	done := s.once(c, func(v1alpha1.RotationSpec) bool { return true }, func(c *v1alpha1.DatabaseClaim) {
 		s.status(c, metav1.Condition{Type: v1alpha1.Ready, Status: metav1.ConditionTrue, Reason: v1alpha1.Ready})
 	})
