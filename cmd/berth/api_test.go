@@ -160,7 +160,7 @@ func TestRotateSaysWhatItStillWaitsForAtItsTimeout(t *testing.T) {
 	c := s.claim("orders")
 	c.Status.Credential.Previous = "orders_b"
 	s.status(c, c.Status.Conditions...)
-	err := (&RotateCmd{Name: "orders", Wait: true, Timeout: 300 * time.Millisecond}).run(t.Context(), s.desk)
+	err := (&RotateCmd{Name: "orders", Wait: true, Timeout: 3 * time.Second}).run(t.Context(), s.desk)
 	s.refused(err, "version 2 waits until login orders_b is closed")
 }
 
