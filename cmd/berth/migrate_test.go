@@ -75,7 +75,7 @@ func TestMigrateTellsWhereItIs(t *testing.T) {
 	s.migrating(v1alpha1.SideSource, metav1.Condition{Type: v1alpha1.Succeeded, Status: metav1.ConditionFalse, Reason: "Copying", Message: "x"},
 		metav1.Condition{Type: v1alpha1.RowsCopied, Status: metav1.ConditionFalse, Reason: "Copying", Message: "2 of 5 tables are copied."})
 	err := (&MigrateCmd{Name: "orders", ToVersion: "17", Yes: true, Timeout: 3 * time.Second}).run(t.Context(), s.desk)
-	s.refused(err, "not done after 500ms, and berth get -w follows what comes: RowsCopied Copying: 2 of 5 tables are copied.")
+	s.refused(err, "not done after 3s, and berth get -w follows what comes: RowsCopied Copying: 2 of 5 tables are copied.")
 }
 
 // The proxies of role claims are on the database too, and nobody is told the administrator.
