@@ -29,8 +29,9 @@ type Agent struct {
 	Switchboard *Switchboard // nil: proxies report to nobody
 }
 
-// Decide says what to inject, from the pod, the claim and the agent alone. What is there already is left out, so that a second call injects
-// nothing. An error means that the pod cannot be what its labels say.
+// Decide says what to inject, from the pod, the claim and the agent alone. What
+// is there already is left out, so that a second call injects nothing. An error
+// means that the pod cannot be what its labels say.
 func Decide(pod *corev1.Pod, found Found, from Agent) (Injection, error) {
 	ask := ReadAsk(pod.Labels)
 	var out Injection
