@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-dev/berth/api/v1alpha1"
 	"github.com/berth-dev/berth/cloud"
+	"github.com/berth-dev/berth/rest"
 )
 
 // token is one of a ServiceAccount of the world's namespace.
@@ -62,7 +63,7 @@ func TestActivation(t *testing.T) {
 	activate := func(token string) answer {
 		return w.ask("POST", "/api/v1/orgs/"+id+"/activation", "", "X-Berth-Internal-Secret: ", "Authorization: Bearer "+token)
 	}
-	worker := w.token("worker", "berth.dev")
+	worker := w.token("worker", rest.Audience)
 	w.says(activate(worker), 404, `{"error":"no org configured for user","sqlstate":"28000"}`)
 	w.ask("POST", "/api/v1/orgs/"+id+"/provision", aurora)
 	w.ask("POST", "/api/v1/users", `{"username":"ann","org_id":"`+id+`","password":"x"}`)
@@ -74,7 +75,8 @@ func TestActivation(t *testing.T) {
 		"nothing":                      {"", 401},
 		"the internal secret":          {secret, 401},
 		"a token for another audience": {w.token("worker", "elsewhere"), 401},
-		"another ServiceAccount":       {w.token("stranger", "berth.dev"), 403},
+		"a token of a proxy":           {w.token("worker", "berth.dev"), 401},
+		"another ServiceAccount":       {w.token("stranger", rest.Audience), 403},
 		"a worker":                     {worker, 200},
 		"a worker again":               {worker, 200},
 	} {
@@ -117,7 +119,7 @@ func TestActivation(t *testing.T) {
 func TestActivationRefusesInTheTenantsWords(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(w *world) { w.options.Workers = []string{w.Namespace + "/worker"} })
-	worker := w.token("worker", "berth.dev")
+	worker := w.token("worker", rest.Audience)
 	id := w.id("acme")
 	w.ask("POST", "/api/v1/orgs/"+id+"/provision", aurora)
 	expect := func(sentence, after string) {

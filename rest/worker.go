@@ -12,8 +12,9 @@ import (
 	authentication "k8s.io/api/authentication/v1"
 )
 
-// Audience is what a worker's token has to be made for.
-const Audience = "berth.dev"
+// Audience is what a worker's token has to be made for: not that of proxies, so
+// that neither can be shown at the other's door.
+const Audience = "berth-api"
 
 const (
 	reviewLasts = time.Minute // a token that is taken away works this much longer

@@ -135,13 +135,13 @@ func TestAWarehouseOnOneMachine(t *testing.T) {
 	activate := func(org string) (int, map[string]any) {
 		return s.ask("POST", "/api/v1/orgs/"+org+"/activation", "", "Authorization: Bearer "+token)
 	}
-	for _, org := range []string{"acme", "umbrella"} {
-		if status, answer := s.ask("POST", "/api/v1/orgs/"+org+"/provision", `{"metadata_store":{"type":"class","class":"default"}}`); status != 202 {
+	for org, class := range map[string]string{"acme": "default", "umbrella": "default", "stuck": "absent"} {
+		if status, answer := s.ask("POST", "/api/v1/orgs/"+org+"/provision", `{"metadata_store":{"type":"class","class":"`+class+`"}}`); status != 202 {
 			t.Fatalf("provision is %d %v", status, answer)
 		}
 	}
-	if status, answer := activate("acme"); status != 503 || answer["sqlstate"] != "57P03" {
-		t.Errorf("activation of one that is not ready is %d %v", status, answer)
+	if status, answer := activate("stuck"); status != 503 || answer["sqlstate"] != "57P03" {
+		t.Errorf("activation of one that is not ready is %d %v", status, answer["sqlstate"])
 	}
 	s.becomes("acme", "ready")
 	s.becomes("umbrella", "ready")
